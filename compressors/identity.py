@@ -1,0 +1,52 @@
+"""No compression: every coordinate travels as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressors.compressor import (
+    Bytes,
+    Compressor,
+    Encoded,
+    Layout,
+    check_payload,
+    check_stack,
+    copy_of,
+    from_bytes,
+    to_bytes,
+    value_bits,
+)
+
+
+@dataclass(frozen=True)
+class Identity(Compressor):
+    """C(x) = x: omega = 0, delta = 1, W d bits."""
+
+    def encode(self, x: Tensor, generators: Sequence[torch.Generator]) -> Encoded:
+        """`x` `[G, d]` as W d bits a row."""
+        check_stack(x, generators)
+        raw = to_bytes(x)
+        return Encoded(copy_of(x.detach()), raw.reshape(-1), (raw.shape[1],) * raw.shape[0])
+
+    def decode(
+        self,
+        payload: Bytes,
+        sizes: Sequence[int],
+        like: Layout,
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:
+        """`[G, d]`, the very bits that were sent."""
+        check_payload(payload, sizes, like.d * value_bits(like.dtype) // 8)
+        return from_bytes(payload.reshape(len(sizes), -1), like)
+
+    def bits(self, d: int, dtype: torch.dtype = torch.float32) -> float:
+        """W d."""
+        return float(value_bits(dtype) * d)
+
+    def omega(self, d: int) -> float:
+        """0."""
+        return 0.0

@@ -1,0 +1,172 @@
+"""One client in one round, as an algorithm sees it: its samples, its memory, and the operations it may perform.
+
+The same class serves the reference and every executor; nothing in it knows of threads or machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compressors.compressor import Compressor
+from fl_core.estimators import Estimator
+from fl_core.optimizers import FlatOptimizer
+from fl_core.oracle import Oracle
+from fl_core.randomness import generator
+
+if TYPE_CHECKING:
+    from fl_core.algorithm import Algorithm
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """A compressed vector: `value` C(v) `[d]` to go on with; `payload`, the very bytes that travel and are counted.
+
+    `call` is which of the client's compressions of this round it is: the receiver re-creates the randomness from it.
+    """
+
+    value: Tensor
+    payload: np.ndarray
+    call: int
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What `[local]` and `[uplink]` say: the same for all clients."""
+
+    estimator: Estimator
+    optimizer: tuple[str, dict[str, Any]]
+    compressor: Compressor
+    seed: int
+
+    @property
+    def lr(self) -> float:
+        """η_l, the local step size."""
+        return float(self.optimizer[1].get("lr", 0.0))
+
+    @property
+    def plain_sgd(self) -> bool:
+        """Whether a local step is x - η_l g and nothing else."""
+        return self.optimizer[0].lower() == "sgd" and not any(
+            self.optimizer[1].get(k) for k in ("momentum", "weight_decay")
+        )
+
+
+class Client:
+    """Client i in round t.
+
+    Attributes:
+        id: i.
+        m: the number of its samples.
+        steps: local steps of this round; lr: η_l.
+        memory: its Memory record; assign its fields to change what the client remembers.
+        round: t, from 1.
+    """
+
+    def __init__(
+        self, id: int, round: int, shard: tuple[Tensor, Tensor], memory: Any, work: LocalWork, oracle: Oracle
+    ) -> None:
+        self.id = id
+        self.round = round
+        self.memory = memory
+        self.inputs, self.targets = shard
+        self.m = self.targets.shape[0]
+        self.lr = work.lr
+        self.steps = work.estimator.local_steps(self.m)
+        self.optimizer = FlatOptimizer(*work.optimizer)
+        self.oracle_calls = 0
+        self.loss_sum: Tensor | float = 0.0
+        self.loss_count = 0
+        self._work = work
+        self._oracle = oracle
+        self._step = 0
+        self._batch: tuple[int, Sequence[Tensor]] | None = None
+        self._single_gradient: Tensor | None = None
+        self._compressions = 0
+
+    # --- the oracle ----------------------------------------------------------------------------------------------
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Stochastic gradient of f_i at x `[d]`, on the samples of the present local step (the same for every x)."""
+        inputs, targets = self._samples()
+        g, value = self._oracle.gradient(x, inputs, targets)
+        size = targets.shape[0]
+        self.oracle_calls += size
+        self.loss_sum = self.loss_sum + value.double() * size
+        self.loss_count += size
+        return g
+
+    def full_gradient(self, x: Tensor) -> Tensor:
+        """∇f_i(x) `[d]` over all of the client's samples."""
+        self.oracle_calls += self.m
+        return self._oracle.gradient(x, self.inputs, self.targets)[0]
+
+    def loss(self, x: Tensor) -> Tensor:
+        """f_i at x on the samples of the present local step; a tensor of one number."""
+        return self._oracle.value(x, *self._samples())
+
+    # --- local steps ---------------------------------------------------------------------------------------------
+
+    def run(self, algorithm: Algorithm, x0: Tensor, s: Any) -> Tensor:
+        """The local steps of Algorithm 1 from x0 `[d]`: for k < τ, g = LocalGradient, x = ClientOpt(x, g)."""
+        steps = algorithm.local_steps(self, s)
+        x = self.optimizer.start(x0)
+        self._single_gradient = None
+        for k in range(steps):
+            self._step = k
+            g = algorithm.local_gradient(self, x, s)
+            if steps == 1 and self._work.plain_sgd:
+                self._single_gradient = g
+            x = algorithm.client_opt(self, x, g)
+        self.steps = steps
+        self._step = steps
+        return x
+
+    def pseudo_gradient(self, x0: Tensor, x: Tensor) -> Tensor:
+        """(x0 - x)/(τ η_l): what τ local steps say the gradient is. With one plain step, that step's gradient itself."""
+        if self._single_gradient is not None:
+            return self._single_gradient
+        return (x0 - x) / (self.steps * self.lr)
+
+    def pseudo_gradient_at(self, y: Tensor) -> Tensor:
+        """The pseudo-gradient of the same local steps, on the same samples, from another point y `[d]`."""
+        if self._single_gradient is not None:
+            self._step = 0
+            g = self.gradient(y)
+            self._step = self.steps
+            return g
+        optimizer = FlatOptimizer(*self._work.optimizer)
+        x = optimizer.start(y)
+        for k in range(self.steps):
+            self._step = k
+            x = optimizer.step(x, self.gradient(x))
+        self._step = self.steps
+        return (y - x) / (self.steps * self.lr)
+
+    # --- what it sends -------------------------------------------------------------------------------------------
+
+    def compress(self, v: Tensor) -> Message:
+        """C(v) by the experiment's uplink operator, with randomness of its own each time it is called."""
+        call = self._compressions
+        self._compressions += 1
+        encoded = self._work.compressor.encode(v.unsqueeze(0), [self.generator("compress", call)])
+        return Message(encoded.value[0], encoded.payload, call)
+
+    def generator(self, *purpose: int | str) -> torch.Generator:
+        """A generator for a purpose of the algorithm's own, keyed by (seed, round, client, purpose)."""
+        return generator(self._work.seed, self.round, self.id, *purpose)
+
+    def _samples(self) -> Sequence[Tensor]:
+        if self._batch is None or self._batch[0] != self._step:
+            chosen = self._work.estimator.indices(self.m, (self._work.seed, self.round, self.id), self._step)
+            if chosen is None:
+                self._batch = (self._step, (self.inputs, self.targets))
+            else:
+                chosen = chosen.to(self.targets.device)
+                self._batch = (self._step, (self.inputs[chosen], self.targets[chosen]))
+        return self._batch[1]

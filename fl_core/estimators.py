@@ -1,0 +1,77 @@
+"""Which of its samples a client uses at local step k: the gradient estimators of `[local] gradient`.
+
+"full": all of them. "minibatch": consecutive slices of a fresh permutation each epoch. "nice": tau without replacement
+(SGD-NICE; Gower et al. 2019, arXiv 1901.09401). "multi": tau with replacement. "uniform": one, uniformly.
+Calls within one local step see the same samples, at whatever points: MARINA and its kind rely on it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from fl_core.randomness import generator
+
+
+def resolve_tau(tau: int | str | None, m: int) -> int:
+    """tau as a number of samples of m: "10%" is max(1, ceil(10 m / 100)) in exact arithmetic; never more than m."""
+    if tau is None:
+        raise ValueError("this gradient estimator needs tau: a number of samples or a string like '10%'")
+    if isinstance(tau, str):
+        tau = max(1, math.ceil(Fraction(tau.rstrip("% ")) * m / 100))
+    return min(tau, m)
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Chooses samples by (seed, round, client, step).
+
+    Args:
+        kind: "full" | "minibatch" | "nice" | "multi" | "uniform".
+        batch_size: samples a step for "minibatch".
+        tau: samples a step for "nice" and "multi".
+        epochs, steps: exactly one is given; what one round of local work is.
+    """
+
+    kind: str
+    batch_size: int
+    tau: int | str | None
+    epochs: int | None
+    steps: int | None
+
+    def size(self, m: int) -> int:
+        """Samples in a (whole) step on a client that has m."""
+        if self.kind == "full":
+            return m
+        if self.kind == "uniform":
+            return 1
+        return min(self.batch_size, m) if self.kind == "minibatch" else resolve_tau(self.tau, m)
+
+    def local_steps(self, m: int) -> int:
+        """Local steps in one round on a client that has m samples."""
+        if self.steps is not None:
+            return self.steps
+        return (self.epochs or 1) * -(-m // self.size(m))
+
+    def indices(self, m: int, key: tuple[int, int, int], step: int) -> Tensor | None:
+        """The samples of local step `step` (int64 `[b]`), or None for all of them in their stored order.
+
+        Args:
+            key: (seed, round, client).
+        """
+        b = self.size(m)
+        seed, round, client = key
+        if self.kind == "multi":
+            return torch.randint(m, (b,), generator=generator(seed, round, client, "sample", step))
+        if b >= m:
+            return None
+        if self.kind in ("nice", "uniform"):
+            return torch.randperm(m, generator=generator(seed, round, client, "sample", step))[:b]
+        slices = -(-m // b)
+        epoch, position = divmod(step, slices)
+        order = torch.randperm(m, generator=generator(seed, round, client, "epoch", epoch))
+        return order[position * b : (position + 1) * b]

@@ -1,0 +1,1 @@
+"""How local work is computed: cohorts on pool slots, and what of it crosses the network."""

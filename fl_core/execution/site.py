@@ -1,0 +1,80 @@
+"""A site: everything one process needs to do a run's local work. The master has one for its own pools, a worker too."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fl_core.client import LocalWork
+from fl_core.execution.cohort import CohortResult, CohortRunner, CohortWork
+from fl_core.execution.pool import Slot
+from fl_core.server import Broadcast
+
+if TYPE_CHECKING:
+    from fl_core.algorithm import Algorithm
+    from fl_core.problem import Problem
+
+_KEPT_ROUNDS = 2
+"""Rounds whose broadcast is kept: the present one, and the one before for a task that is still running."""
+
+
+class Site:
+    """One run in one process.
+
+    Args:
+        run: the run's name; slots keep their replicas by it.
+        files: the user's own files, to find her line in a traceback.
+    """
+
+    def __init__(
+        self, run: str, problem: Problem, algorithm: Algorithm, work: LocalWork, files: Iterable[str] = ()
+    ) -> None:
+        self.run = run
+        self.problem = problem
+        self.algorithm = algorithm
+        self.work = work
+        self.files = tuple(files)
+        self._lock = threading.Lock()
+        self._broadcasts: dict[int, Broadcast] = {}
+        self._on_device: dict[tuple[int, torch.device], Broadcast] = {}
+
+    def receive(self, broadcast: Broadcast) -> None:
+        """Take in what the round sends to all clients; what is older than the round before is let go."""
+        with self._lock:
+            self._broadcasts[broadcast.round] = broadcast
+            for old in [r for r in self._broadcasts if r <= broadcast.round - _KEPT_ROUNDS]:
+                del self._broadcasts[old]
+            for key in [key for key in self._on_device if key[0] not in self._broadcasts]:
+                del self._on_device[key]
+
+    def has_round(self, round: int) -> bool:
+        """Whether the round's broadcast is here."""
+        return round in self._broadcasts
+
+    def execute(self, slot: Slot, work: CohortWork) -> CohortResult:
+        """Run a cohort on a pool's slot, in the slot's thread."""
+        runner = slot.replicas.get(self.run)
+        if not isinstance(runner, CohortRunner):
+            runner = CohortRunner(self.problem, self.algorithm, self.work, slot.device, self.files)
+            slot.replicas[self.run] = runner
+        with slot.active():
+            return runner.run(self._received(work.round, slot.device), work)
+
+    def _received(self, round: int, device: torch.device) -> Broadcast:
+        with self._lock:
+            broadcast = self._broadcasts[round]
+            if device.type == "cpu":
+                return broadcast
+            key = (round, device)
+            if key not in self._on_device:
+                shared = {
+                    name: value.to(device) if isinstance(value, Tensor) else value
+                    for name, value in broadcast.shared.items()
+                }
+                self._on_device[key] = Broadcast(round, broadcast.x.to(device), shared)
+                torch.cuda.current_stream(device).synchronize()  # other slots' streams read it next
+            return self._on_device[key]

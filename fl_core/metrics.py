@@ -1,0 +1,106 @@
+"""The metrics that are evaluated when asked for, not every round. A value that was not measured is absent.
+
+f              (1/n) Σ_i f_i(x), the full objective, regulariser included
+grad_norm      ‖∇f(x)‖₂ of that objective
+distance       ‖x - x*‖₂ where x* is known
+loss, accuracy, accuracy_top5    on the test set
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fl_core.oracle import Oracle
+
+if TYPE_CHECKING:
+    from fl_core.problem import Problem
+
+EVALUATED = ("f", "grad_norm", "distance", "loss", "accuracy", "accuracy_top5")
+ROUND = (
+    "round", "clients", "loss_train", "direction_norm", "oracle_calls", "bits_up", "bits_down",
+    "wire_bytes_sent", "wire_bytes_received", "gpu_memory_bytes", "round_s", "elapsed_s",
+)  # fmt: skip
+
+_BATCH = 4096
+"""Samples in one forward pass of an evaluation."""
+
+
+def evaluate(problem: Problem, oracle: Oracle, x: Tensor, names: Iterable[str]) -> dict[str, float]:
+    """The metrics asked for at x `[d]`; those that do not exist for this problem are left out.
+
+    Args:
+        oracle: a replica that no one else uses.
+    """
+    asked = set(names)
+    found: dict[str, float] = {}
+    if asked & {"f", "grad_norm"}:
+        f, g = full_objective(problem, oracle, x, gradient="grad_norm" in asked)
+        found["f"] = f
+        if g is not None:
+            found["grad_norm"] = float(torch.linalg.vector_norm(g))
+    if "distance" in asked and problem.x_star is not None:
+        found["distance"] = float(torch.linalg.vector_norm(x.double() - problem.x_star.to(x.device)))
+    if asked & {"loss", "accuracy", "accuracy_top5"} and problem.test is not None:
+        found |= _on_test_set(problem, oracle, x, classes=bool(asked & {"accuracy", "accuracy_top5"}))
+    return {name: found[name] for name in EVALUATED if name in asked and name in found}
+
+
+def full_objective(problem: Problem, oracle: Oracle, x: Tensor, gradient: bool) -> tuple[float, Tensor | None]:
+    """f(x) and, if asked, ∇f(x) (float64 `[d]`), with every client weighing 1/n whatever its size.
+
+    Clients of equal size are evaluated together: the mean over their joined samples is the mean of their means.
+    """
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for i in range(problem.n):
+        by_size[problem.shards.size(i)].append(i)
+    f = 0.0
+    total = torch.zeros(problem.d, dtype=torch.float64, device=x.device) if gradient else None
+    for m, clients in sorted(by_size.items()):
+        together = max(1, _BATCH // m)
+        for start in range(0, len(clients), together):
+            group = clients[start : start + together]
+            shards = [problem.shard(i, oracle.device) for i in group]
+            inputs, targets = torch.cat([s[0] for s in shards]), torch.cat([s[1] for s in shards])
+            if total is not None:
+                g, value = oracle.evaluated_gradient(x, inputs, targets)
+                total.add_(g.double(), alpha=len(group) / problem.n)
+            else:
+                value = oracle.loss_of(oracle.outputs(x, inputs), targets)
+            f += float(value) * len(group) / problem.n
+    if problem.regularizer is not None:
+        f += float(problem.regularizer.value(x.double()))
+        if total is not None:
+            total += problem.regularizer.gradient(x.double())
+    return f, total
+
+
+def _on_test_set(problem: Problem, oracle: Oracle, x: Tensor, classes: bool) -> dict[str, float]:
+    assert problem.test is not None
+    inputs, targets = (part.to(oracle.device) for part in problem.test)
+    m = targets.shape[0]
+    loss, right, right5 = 0.0, 0, 0
+    width = 0
+    for start in range(0, m, _BATCH):
+        batch = targets[start : start + _BATCH]
+        outputs = oracle.outputs(x, inputs[start : start + _BATCH])
+        loss += float(oracle.loss_of(outputs, batch)) * batch.shape[0]
+        width = outputs.shape[-1] if outputs.dim() > 1 else 1
+        if not classes:
+            continue
+        if width == 1:  # labels -1, +1
+            right += int((outputs.reshape(-1).sign() == batch.reshape(-1).sign()).sum())
+        else:
+            ranked = outputs.topk(min(5, width), dim=-1).indices == batch.unsqueeze(-1)
+            right += int(ranked[:, 0].sum())
+            right5 += int(ranked.any(-1).sum())
+    found = {"loss": loss / m}
+    if problem.classifies:
+        found["accuracy"] = right / m
+        if width > 5:
+            found["accuracy_top5"] = right5 / m
+    return found

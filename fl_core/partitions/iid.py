@@ -1,0 +1,14 @@
+"""Every client gets an equal number (to within one) of samples drawn uniformly without replacement."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from fl_core.partitions import Indices, check_enough
+
+
+def split(targets: Tensor, clients: int, generator: np.random.Generator) -> list[Indices]:
+    """A random permutation cut into `clients` equal pieces."""
+    check_enough(len(targets), clients)
+    return [np.sort(part) for part in np.array_split(generator.permutation(len(targets)), clients)]

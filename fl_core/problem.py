@@ -1,0 +1,214 @@
+"""min_x f(x) = (1/n) Σ_i f_i(x): the clients' data, the model, the loss and the regulariser, put together."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fl_core import plugins
+from fl_core.datasets import FederatedData, Pair, Samples
+from fl_core.errors import ExperimentError, InputError, PlugInError, UserCodeError
+from fl_core.losses import fitted_targets, loss
+from fl_core.oracle import Oracle, flatten
+from fl_core.randomness import numpy_generator, seeded_globally
+from fl_core.regularizers import regularizer
+from fl_core.shards import Shards
+from fl_core.state import initial
+from fl_core.tensors import DTYPES
+
+if TYPE_CHECKING:
+    from fl_core.algorithm import Algorithm
+    from fl_core.experiment.schema import Experiment, PlugIn
+    from fl_core.theory.constants import Constants
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a worker without the data must know to build the model: one sample's shape, and the number of outputs."""
+
+    inputs: tuple[int, ...]
+    outputs: int
+    classes: int | None
+
+
+class Problem:
+    """Everything about f that an executor or an evaluation needs.
+
+    Attributes:
+        n: clients. d: parameters. dtype: of the parameters and of floating-point data.
+        x0: the starting point `[d]`.
+        shards: the clients' data. test: the test set, or None.
+        constants: L, L_i, mu, x* where they are known exactly, or None.
+    """
+
+    def __init__(self, experiment: Experiment, shape: Shape, shards: Shards, test: Pair | None, constants: Any) -> None:
+        self.experiment = experiment
+        self.shape = shape
+        self.shards = shards
+        self.test = test
+        self.constants: Constants | None = constants
+        self.n = shards.n
+        self.dtype = DTYPES[experiment.model.dtype]
+        self.loss_name = experiment.model.loss
+        self.loss = loss(experiment.model.loss)
+        self.regularizer = regularizer(experiment.model.regularizer)
+        self._model = self._build()
+        self._copying = threading.Lock()
+        self.x0 = flatten([p.detach() for p in self._model.parameters() if p.requires_grad], self.dtype, "cpu")
+        self.d = self.x0.numel()
+        if self.d == 0:
+            raise ExperimentError("the model has no parameters to train", path="model")
+
+    @property
+    def classifies(self) -> bool:
+        """Whether accuracy means something here."""
+        return self.loss_name in ("cross_entropy", "logistic")
+
+    @property
+    def x_star(self) -> Tensor | None:
+        """The minimiser of f `[d]`, where it is known."""
+        return None if self.constants is None else self.constants.x_star
+
+    def shard(self, i: int, device: torch.device | str = "cpu") -> Pair:
+        """Client i's inputs and targets on a device."""
+        return self.shards.shard(i, device)
+
+    def oracle(self, device: torch.device | str) -> Oracle:
+        """A fresh replica of the model with its loss."""
+        with self._copying:
+            model = copy.deepcopy(self._model)
+        return Oracle(model, self.loss, self.regularizer, self.dtype, device)
+
+    def initial_memory(self, algorithm: Algorithm, device: torch.device | str = "cpu") -> Any:
+        """The Memory of a client that has not taken part yet."""
+        memory = initial(algorithm.Memory, type(algorithm).__name__, self.d, self.dtype)
+        if torch.device(device).type != "cpu":
+            for name, value in vars(memory).items():
+                if isinstance(value, Tensor):
+                    setattr(memory, name, value.to(device))
+        return memory
+
+    def _build(self) -> nn.Module:
+        table = self.experiment.model.plug
+        build = plugins.resolve("model", table.name, self.experiment.sources)
+        context = {"inputs": self.shape.inputs, "outputs": self.shape.outputs}
+        # The same x0 in every process: initialisation draws from torch's global generator, set by the run's seed.
+        with seeded_globally(self.experiment.seed, "model"), _in_code_of(table):
+            model = plugins.call("model", build, context, table.options)
+        if not isinstance(model, nn.Module):
+            raise PlugInError(f"{table.name}: build() must return a torch.nn.Module, not {type(model).__name__}")
+        return model.to(self.dtype)
+
+
+def assemble(experiment: Experiment, data_root: Path | None = None) -> Problem:
+    """Load the data, split it over the clients, and put the problem together.
+
+    Raises:
+        MissingDataError: the data set is not on this machine.
+        ExperimentError, PlugInError, UserCodeError: the experiment or one of the user's files is wrong.
+    """
+    table = experiment.data.plug
+    load = plugins.resolve("dataset", table.name, experiment.sources)
+    context = {
+        "data_root": data_root,
+        "clients": experiment.clients.total,
+        "seed": experiment.seed,
+        "dtype": DTYPES[experiment.model.dtype],
+    }
+    with seeded_globally(experiment.seed, "data"), _in_code_of(table):
+        loaded = plugins.call("dataset", load, context, table.options)
+    if not isinstance(loaded, Samples | FederatedData):
+        raise PlugInError(f"{table.name}: load() must return FederatedData, not {type(loaded).__name__}")
+    prepared = _Preparation(experiment, loaded.classes)
+    if isinstance(loaded, Samples):
+        shards = _split(experiment, prepared.pair(loaded.train))
+    else:
+        shards = _given(experiment, [prepared.pair(pair) for pair in loaded.train])
+    test = None if loaded.test is None else prepared.pair(loaded.test)
+    inputs, targets = shards.shard(0)
+    outputs = loaded.classes or (targets.shape[1] if targets.dim() > 1 else 1)
+    if experiment.model.loss == "logistic":
+        outputs = 1
+    shape = Shape(tuple(inputs.shape[1:]), outputs, loaded.classes)
+    return Problem(experiment, shape, shards, test, getattr(loaded, "constants", None))
+
+
+class _Preparation:
+    """Brings tensors to the types the model and the loss need."""
+
+    def __init__(self, experiment: Experiment, classes: int | None) -> None:
+        self._dtype = DTYPES[experiment.model.dtype]
+        self._loss = experiment.model.loss
+        self._classes = classes
+
+    def pair(self, pair: Pair) -> Pair:
+        inputs, targets = pair
+        if inputs.is_floating_point():
+            inputs = inputs.to(self._dtype)
+        return inputs.contiguous(), fitted_targets(self._loss, targets, self._dtype, self._classes).contiguous()
+
+
+def _split(experiment: Experiment, samples: Pair) -> Shards:
+    table, n = experiment.data.partition, experiment.clients.total
+    if table is None:
+        raise ExperimentError(
+            f"missing: {experiment.data.plug.name} does not come in clients; say how to split it, as in "
+            'partition = { name = "iid" }',
+            path="data.partition",
+        )
+    if len(samples[1]) < n:
+        raise ExperimentError(f"{n} clients cannot share {len(samples[1])} samples", path="clients.total")
+    split = plugins.resolve("partition", table.name)
+    context = {
+        "targets": samples[1],
+        "clients": n,
+        "generator": numpy_generator(experiment.seed, "partition"),
+    }
+    indices = plugins.call("partition", split, context, table.options)
+    return Shards.of_partition(samples, [torch.as_tensor(chosen) for chosen in indices])
+
+
+def _given(experiment: Experiment, clients: list[Pair]) -> Shards:
+    if experiment.data.partition is not None:
+        raise ExperimentError(
+            f"{experiment.data.plug.name} already comes in clients: leave partition out",
+            path="data.partition",
+        )
+    if len(clients) != experiment.clients.total:
+        raise ExperimentError(
+            f"is {experiment.clients.total}, but the data comes in {len(clients)} clients",
+            path="clients.total",
+        )
+    return Shards.of_clients(clients)
+
+
+@contextmanager
+def _in_code_of(table: PlugIn) -> Iterator[None]:
+    """Errors in the call of a user's function become UserCodeErrors with her line; our own pass as they are."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not table.is_file:
+            raise
+        raise UserCodeError.of(error, files=user_files(table.name)) from error
+
+
+def user_files(*names: str) -> tuple[str, ...]:
+    """Paths under which this process has imported the user's files (of these names, or all of them)."""
+    found = [
+        str(module.__file__)
+        for key, module in list(sys.modules.items())
+        if key.startswith("flspan_user_") and getattr(module, "__file__", None)
+    ]
+    return tuple(path for path in found if not names or Path(path).name in {Path(n).name for n in names})

@@ -1,0 +1,68 @@
+"""Algorithm 1 in one thread: the executable specification. Every other way to run must end with the same bytes.
+
+Burlachenko, Horváth, Richtárik 2021, "FL_PyTorch: optimization research simulator for federated learning",
+arXiv 2202.03099, Algorithm 1 (generalised FedAvg).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fl_core.client import Client, Message
+from fl_core.randomness import ClientRandomness
+from fl_core.replies import CohortReplies
+from fl_core.server import Server
+from fl_core.state import as_dict
+
+if TYPE_CHECKING:
+    from fl_core.session import Session
+
+
+def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]:
+    """Run a whole experiment; after every round, the server and the round's metrics."""
+    problem, algorithm, work = session.problem, session.algorithm, session.work
+    server = session.server()
+    memories: dict[int, Any] = {}
+    oracle = problem.oracle("cpu")
+    for t in range(1, session.experiment.rounds + 1):
+        round = server.begin_round(t)
+        x0, shared, own = round.broadcast.x, round.broadcast.shared, round.broadcast.own
+        finished, clients, bits_up = [], [], 0
+        for cohort in round.cohorts:
+            replies = []
+            for i in cohort:
+                memory = memories.setdefault(i, problem.initial_memory(algorithm))
+                s = algorithm.Broadcast(**shared, **{name: values[i] for name, values in own.items()})
+                oracle.reset_buffers()
+                client = Client(i, t, problem.shard(i), memory, work, oracle)
+                with ClientRandomness(client.generator("torch")):
+                    x = client.run(algorithm, x0, s)
+                    reply = as_dict(algorithm.local_state(client, x0, x, s))
+                bits_up += sum(8 * _payload_bytes(value) for value in reply.values())
+                replies.append({name: _value(value) for name, value in reply.items()})
+                clients.append(client)
+            fields = {name: torch.stack([reply[name] for reply in replies]) for name in replies[0]}
+            finished.append(CohortReplies(cohort, tuple(c.m for c in clients[-len(cohort) :]), fields))
+        metrics = server.finish_round(finished)
+        seen = sum(c.loss_count for c in clients)
+        if seen:
+            metrics["loss_train"] = sum(float(c.loss_sum) for c in clients) / seen
+        metrics |= {
+            "round": t,
+            "clients": len(clients),
+            "oracle_calls": sum(c.oracle_calls for c in clients),
+            "bits_up": bits_up,
+            "bits_down": round.broadcast.bits,
+        }
+        yield server, metrics
+
+
+def _value(field: Any) -> torch.Tensor:
+    return field.value if isinstance(field, Message) else torch.as_tensor(field)
+
+
+def _payload_bytes(field: Any) -> int:
+    return int(field.payload.nbytes if isinstance(field, Message) else torch.as_tensor(field).nbytes)

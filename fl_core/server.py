@@ -1,0 +1,203 @@
+"""The server's side of Algorithm 1: the same few lines for the reference and for the distributed master."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compressors.compressor import Compressor
+from compressors.identity import Identity
+from fl_core.optimizers import FlatOptimizer, Schedule
+from fl_core.randomness import generator
+from fl_core.replies import CohortReplies, Replies
+from fl_core.sampling import cohort_size, cut, sample_clients
+from fl_core.state import Number, as_dict, initial
+
+if TYPE_CHECKING:
+    from fl_core.algorithm import Algorithm
+    from fl_core.experiment.schema import Experiment
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What a round sends down.
+
+    Attributes:
+        x: the model `[d]` as the clients receive it.
+        shared: Broadcast fields equal for all clients; these travel once a worker, with x.
+        own: Broadcast fields that differ, name -> client -> value; these travel with the client's task.
+        bits: of everything above, summed over the clients that receive it.
+    """
+
+    round: int
+    x: Tensor
+    shared: dict[str, Tensor | Number]
+    own: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    bits: int = 0
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round about to be run: who takes part, in which cohorts, and what they receive."""
+
+    number: int
+    cohorts: tuple[tuple[int, ...], ...]
+    broadcast: Broadcast
+
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """The clients of all cohorts, in order."""
+        return tuple(i for cohort in self.cohorts for i in cohort)
+
+
+class Server:
+    """x, the server's state and its optimizer, between and during rounds.
+
+    Nothing changes but in `finish_round`: a round that was begun and given up can be begun again.
+
+    Attributes an algorithm may read: `x` `[d]`, `state` (its ServerState), `n` clients, `d`, `round`, `lr`
+    (the server's η_g of this round), `local_lr`, `uplink` (the operator clients compress with), `generator(*purpose)`.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        experiment: Experiment,
+        x0: Tensor,
+        uplink: Compressor,
+        downlink: Compressor,
+    ) -> None:
+        self.algorithm = algorithm
+        self.x = x0.clone()
+        self.d = x0.numel()
+        self.n = experiment.clients.total
+        self.round = 0
+        self.finished_rounds = 0
+        self.uplink = uplink
+        self.seed = experiment.seed
+        self.local_lr = float(experiment.local.optimizer.options.get("lr", 0.0))
+        self._clients = experiment.clients
+        self._cohort = cohort_size(experiment.execution.cohort, experiment.clients.per_round)
+        self._downlink = downlink
+        self._received = x0.clone()  # the model as clients hold it: x itself unless the downlink compresses
+        self._next_received = self._received
+        table = experiment.server.optimizer
+        self.optimizer = FlatOptimizer(table.name, table.options)
+        schedule = experiment.server.schedule
+        self._schedule = Schedule(schedule.name, schedule.options, self.optimizer.lr, experiment.rounds)
+        self.optimizer.start(self.x)
+        state = algorithm.initialize_server_state(self.x)
+        self.state: Any = (
+            initial(algorithm.ServerState, type(algorithm).__name__, self.d, x0.dtype) if state is None else state
+        )
+
+    @property
+    def lr(self) -> float:
+        """η_g, the server's step size in this round."""
+        return self.optimizer.lr
+
+    def generator(self, *purpose: int | str) -> torch.Generator:
+        """A generator for a purpose of the algorithm's own, keyed by (seed, round, "server", purpose)."""
+        return generator(self.seed, self.round, "server", *purpose)
+
+    def begin_round(self, number: int) -> Round:
+        """Sample the participants, cut them into cohorts, and make what they receive."""
+        self.round = number
+        self.optimizer.set_lr(self._schedule.lr(number))
+        c = self._clients
+        sampled = sample_clients(c.sampling, c.total, c.per_round, self.seed, number)
+        participants = tuple(sorted(self.algorithm.participants(self, sampled)))
+        return Round(number, cut(participants, self._cohort), self._broadcast(participants))
+
+    def finish_round(self, cohorts: Sequence[CohortReplies]) -> dict[str, float]:
+        """ServerGradient, ServerOpt, ServerGlobalState. Returns the metrics known here."""
+        algorithm = self.algorithm
+        replies = Replies(cohorts, self.x, algorithm.Reply)
+        with torch.no_grad():
+            g = algorithm.server_gradient(self, replies)
+            x_next = algorithm.server_opt(self, g)
+            self.state = algorithm.server_global_state(self, replies, g)
+            self.x = x_next.clone()
+        self._received = self._next_received
+        self.finished_rounds = self.round
+        return {"direction_norm": float(torch.linalg.vector_norm(g.double()))}
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Number]]:
+        """Everything a later `restore` needs, as tensors and numbers by name. The tensors are not written to again."""
+        tensors = {"x": self.x, "received": self._received}
+        numbers: dict[str, Number] = {"round": self.finished_rounds}
+        for name, value in as_dict(self.state).items():
+            if isinstance(value, Tensor):
+                tensors[f"state/{name}"] = value.clone()
+            else:
+                numbers[f"state/{name}"] = value
+        tensors |= {f"optimizer/{name}": value.clone() for name, value in self.optimizer.state().items()}
+        return tensors, numbers
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Number]) -> None:
+        """Go on where a snapshot was taken."""
+        self.x, self._received = tensors["x"], tensors["received"]
+        self._next_received = self._received
+        self.round = self.finished_rounds = int(numbers["round"])
+        kept = {**tensors, **numbers}
+        fields = {name: kept[f"state/{name}"] for name in as_dict(self.state)}
+        self.state = type(self.state)(**fields)
+        self.optimizer.restore(
+            self.x,
+            {name.removeprefix("optimizer/"): t for name, t in tensors.items() if name.startswith("optimizer/")},
+        )
+
+    def _broadcast(self, participants: tuple[int, ...]) -> Broadcast:
+        shared, own = self._broadcast_fields(participants)
+        bits = self._send_model(len(participants))
+        for value in shared.values():
+            bits += len(participants) * (8 * value.nbytes if isinstance(value, Tensor) else _NUMBER_BITS[type(value)])
+        bits += sum(8 * value.nbytes for rows in own.values() for value in rows.values())
+        return Broadcast(self.round, self._next_received, shared, own, bits)
+
+    def _send_model(self, participants: int) -> int:
+        """Bring the model the clients hold up to date; the bits that takes.
+
+        A compressing downlink sends C(x - w) to every client, which all add to their w (EF21-P; Gruntkowska, Tyurin,
+        Richtárik 2022, arXiv 2209.15218, Algorithm 1); everyone starts from the x^0 they were sent once.
+        """
+        if isinstance(self._downlink, Identity):
+            self._next_received = self.x
+            return participants * 8 * self.x.nbytes
+        source = generator(self.seed, self.round, "downlink")
+        message = self._downlink.encode((self.x - self._received).unsqueeze(0), [source])
+        self._next_received = self._received + message.value[0]
+        first = self.n * 8 * self.x.nbytes if self.round == 1 else 0
+        return first + self.n * 8 * message.payload.nbytes
+
+    def _broadcast_fields(
+        self, participants: tuple[int, ...]
+    ) -> tuple[dict[str, Tensor | Number], dict[str, dict[int, Tensor]]]:
+        records = {i: as_dict(self.algorithm.client_state(self, i)) for i in participants}
+        shared: dict[str, Tensor | Number] = {}
+        own: dict[str, dict[int, Tensor]] = {}
+        if not records:
+            return shared, own
+        first = next(iter(records.values()))
+        for name, value in first.items():
+            values = {i: record[name] for i, record in records.items()}
+            if all(_same(value, other) for other in values.values()):
+                shared[name] = value
+            else:
+                own[name] = {i: torch.as_tensor(other) for i, other in values.items()}
+        return shared, own
+
+
+_NUMBER_BITS: dict[type, int] = {bool: 1, int: 64, float: 64}
+
+
+def _same(a: Tensor | Number, b: Tensor | Number) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return type(a) is type(b) and bool(a == b)

@@ -1,0 +1,112 @@
+"""An experiment made ready to run: its problem, its algorithm, and what `[local]` and the compressors say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from compressors.build import build as build_compressor
+from compressors.contraction import contraction
+
+from compressors.compressor import Compressor, Layout
+from fl_core import plugins
+from fl_core.algorithm import Algorithm
+from fl_core.client import LocalWork
+from fl_core.errors import ExperimentError
+from fl_core.estimators import Estimator
+from fl_core.experiment.schema import Experiment, PlugIn
+from fl_core.problem import Problem, assemble, user_files
+from fl_core.server import Server
+from fl_core.state import initial_values
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run's parts. The same in every process that takes part in it.
+
+    Attributes:
+        work: what every client does, as `[local]`, `[uplink]` and the seed say.
+        downlink: the operator the server compresses the model's change with.
+        notes: what the user should read before the first round.
+    """
+
+    experiment: Experiment
+    problem: Problem
+    algorithm: Algorithm
+    work: LocalWork
+    downlink: Compressor
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """Digest of the clients' data, by which a worker knows whether it has loaded the same."""
+        return self.problem.shards.digest()
+
+    @property
+    def layout(self) -> Layout:
+        """How a decoded vector of this problem looks: `[d]` in the model's type."""
+        return Layout(self.problem.d, self.problem.dtype)
+
+    def server(self) -> Server:
+        """The server at x0."""
+        return Server(self.algorithm, self.experiment, self.problem.x0, self.work.compressor, self.downlink)
+
+    def user_files(self) -> tuple[str, ...]:
+        """Where the user's own files lie in this process."""
+        return user_files()
+
+
+def open_session(experiment: Experiment, data_root: Path | None = None) -> Session:
+    """Load the data and put everything together. Raises InputError or UserCodeError where something is wrong."""
+    return with_problem(experiment, assemble(experiment, data_root))
+
+
+def with_problem(experiment: Experiment, problem: Problem) -> Session:
+    """The session of an experiment whose problem is at hand (a worker may have been sent its data)."""
+    algorithm = _algorithm(experiment)
+    uplink = _compressor(experiment, experiment.uplink)
+    if algorithm.compressor == "contraction":
+        uplink = contraction(uplink)
+    elif algorithm.compressor == "unbiased" and uplink.omega(problem.d) is None:
+        raise ExperimentError(
+            f'{experiment.algorithm.name} needs an unbiased operator, and "{experiment.uplink.name}" is biased; '
+            "take one of identity, randk, natural, qsgd, …, or an error-feedback method such as ef21",
+            path="uplink.name",
+        )
+    downlink = contraction(_compressor(experiment, experiment.downlink))
+    local = experiment.local
+    estimator = Estimator(local.gradient, local.batch_size, local.tau, local.epochs, local.steps)
+    work = LocalWork(estimator, (local.optimizer.name, local.optimizer.options), uplink, experiment.seed)
+    return Session(experiment, problem, algorithm, work, downlink)
+
+
+def _algorithm(experiment: Experiment) -> Algorithm:
+    table = experiment.algorithm
+    kind = plugins.resolve("algorithm", table.name, experiment.sources)
+    algorithm = kind(**table.options)
+    if not isinstance(algorithm, Algorithm):  # resolve() has looked: this tells the type checker
+        raise TypeError(f"{kind!r} is no Algorithm")
+    initial_values(algorithm.Memory, kind.__name__)  # refuses a field without an initial value
+    return algorithm
+
+
+def _compressor(experiment: Experiment, table: PlugIn) -> Compressor:
+    if table.is_file:
+        kind = plugins.resolve("compressor", table.name, experiment.sources)
+        built: Any = kind(**table.options)
+        assert isinstance(built, Compressor)
+        return built
+    return build_compressor(table.name, table.options)
+
+
+def with_server_lr(experiment: Experiment, lr: float) -> Experiment:
+    """The experiment with its server's step size replaced by a number (that of a theorem)."""
+    import msgspec
+
+    optimizer = PlugIn(experiment.server.optimizer.name, {**experiment.server.optimizer.options, "lr": lr})
+    return msgspec.structs.replace(experiment, server=msgspec.structs.replace(experiment.server, optimizer=optimizer))
+
+
+__all__ = ["Session", "open_session", "with_problem", "with_server_lr"]

@@ -1,0 +1,109 @@
+"""The clients' data in one process: tensors that lie there once, and views of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fl_core.tensors import bytes_of
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Shards:
+    """Every client's (inputs `[m_i, …]`, targets `[m_i, …]`).
+
+    Either all of them, in two tensors sorted by client so that a shard is a view, or those that a master has sent.
+    On another device the tensors are copied once and shared by all its slots.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._sent: dict[int, Pair] = {}
+        self._whole: Pair | None = None
+        self._offsets: list[int] = []
+        self._on_device: dict[torch.device, Pair] = {}
+        self._sent_on_device: dict[tuple[torch.device, int], Pair] = {}
+
+    @classmethod
+    def of_clients(cls, clients: Sequence[Pair]) -> Shards:
+        """From one pair of tensors a client."""
+        shards = cls(len(clients))
+        shards._whole = (torch.cat([x for x, _ in clients]), torch.cat([y for _, y in clients]))
+        shards._offsets = _offsets([y.shape[0] for _, y in clients])
+        return shards
+
+    @classmethod
+    def of_partition(cls, samples: Pair, indices: Sequence[Tensor]) -> Shards:
+        """From one set of samples and each client's indices into it."""
+        shards = cls(len(indices))
+        order = torch.cat(list(indices))
+        shards._whole = (samples[0][order], samples[1][order])
+        shards._offsets = _offsets([len(chosen) for chosen in indices])
+        return shards
+
+    @property
+    def complete(self) -> bool:
+        """Whether every client's data is here."""
+        return self._whole is not None or len(self._sent) == self.n
+
+    def has(self, i: int) -> bool:
+        """Whether client i's data is here."""
+        return self._whole is not None or i in self._sent
+
+    def add(self, i: int, shard: Pair) -> None:
+        """Take in a shard that was sent."""
+        self._sent[i] = shard
+
+    def size(self, i: int) -> int:
+        """m_i, the number of client i's samples."""
+        if self._whole is not None:
+            return self._offsets[i + 1] - self._offsets[i]
+        return self._sent[i][1].shape[0]
+
+    def shard(self, i: int, device: torch.device | str = "cpu") -> Pair:
+        """Client i's inputs and targets on a device."""
+        device = torch.device(device)
+        if self._whole is None:
+            return self._sent_shard(i, device)
+        inputs, targets = self.whole(device)
+        a, b = self._offsets[i], self._offsets[i + 1]
+        return inputs[a:b], targets[a:b]
+
+    def whole(self, device: torch.device | str = "cpu") -> Pair:
+        """All inputs and all targets, sorted by client."""
+        assert self._whole is not None, "only a process that holds all the data evaluates on it"
+        device = torch.device(device)
+        if device.type == "cpu":
+            return self._whole
+        if device not in self._on_device:
+            self._on_device[device] = (self._whole[0].to(device), self._whole[1].to(device))
+        return self._on_device[device]
+
+    def digest(self) -> str:
+        """SHA-256 of the data and of how it is split: equal on two machines exactly when they hold the same shards."""
+        assert self._whole is not None
+        hashed = hashlib.sha256()
+        for tensor in (torch.tensor(self._offsets), *self._whole):
+            hashed.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            hashed.update(bytes_of(tensor).data)
+        return hashed.hexdigest()
+
+    def _sent_shard(self, i: int, device: torch.device) -> Pair:
+        if device.type == "cpu":
+            return self._sent[i]
+        key = (device, i)
+        if key not in self._sent_on_device:
+            inputs, targets = self._sent[i]
+            self._sent_on_device[key] = (inputs.to(device), targets.to(device))
+        return self._sent_on_device[key]
+
+
+def _offsets(sizes: Sequence[int]) -> list[int]:
+    offsets = [0]
+    for size in sizes:
+        offsets.append(offsets[-1] + size)
+    return offsets

@@ -1,0 +1,1 @@
+"""The master: round loop, dispatch, dashboard and runs. flmaster and flctl."""

@@ -1,0 +1,108 @@
+"""Checkpoints: what a run needs to go on, as one safetensors file (tensors, and a JSON text of numbers). No pickle.
+
+The file's name says after which round it was taken. It appears whole or not at all; the last two are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fl_core.memories import ClientMemories
+from fl_core.server import Server
+from fl_core.state import Number
+from master.runs import write_whole
+
+_KEPT = 2
+_MEMORY = "memory/"
+
+
+class DamagedError(Exception):
+    """A file that is no checkpoint of this run, or not all of it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after a round.
+
+    Attributes:
+        tensors: of the server (`Server.snapshot`) and of the clients' memories.
+        numbers: of the server.
+        totals: cumulative metrics: oracle_calls, bits_up, bits_down, elapsed_s, ….
+    """
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Number]
+    totals: dict[str, float]
+
+    @property
+    def round(self) -> int:
+        """After which round it was taken."""
+        return int(self.numbers["round"])
+
+    @classmethod
+    def take(cls, server: Server, memories: ClientMemories, totals: Mapping[str, float]) -> Checkpoint:
+        """Of the run as it stands now; nothing that follows changes it."""
+        tensors, numbers = server.snapshot()
+        tensors |= {_MEMORY + name: value for name, value in memories.state().items()}
+        return cls(tensors, numbers, dict(totals))
+
+    def restore(self, server: Server, memories: ClientMemories) -> None:
+        """Put server and memories back to where the checkpoint was taken."""
+        server.restore({k: t for k, t in self.tensors.items() if not k.startswith(_MEMORY)}, self.numbers)
+        memories.restore({k.removeprefix(_MEMORY): t for k, t in self.tensors.items() if k.startswith(_MEMORY)})
+
+    def save(self, folder: Path) -> Path:
+        """Write it to the folder, and let go of all but the last two. OSError: the older ones are untouched."""
+        path = folder / f"round-{self.round:08d}.safetensors"
+        tensors = {name: t.contiguous().clone() if t.dim() else t for name, t in self.tensors.items()}
+        text = json.dumps({"numbers": self.numbers, "totals": self.totals})
+        content = safetensors.torch.save(tensors, {"flspan": text})
+        digest = hashlib.sha256(content).hexdigest()
+        write_whole(path, content)
+        write_whole(_digest_path(path), digest.encode())
+        for old in _files(folder)[:-_KEPT]:
+            old.unlink(missing_ok=True)
+            _digest_path(old).unlink(missing_ok=True)
+        return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint. Raises DamagedError: truncated, altered, or something else altogether."""
+    try:
+        expected = _digest_path(path).read_text().strip()
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise DamagedError(f"{path} is damaged: its sha256 is not the one that was written with it")
+        with safe_open(path, framework="pt") as file:
+            text = json.loads((file.metadata() or {})["flspan"])
+        tensors = safetensors.torch.load(content)
+        return Checkpoint(tensors, text["numbers"], text["totals"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} cannot be used: {error}") from error
+
+
+def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint, and what is wrong with those that are newer."""
+    complaints: list[str] = []
+    for path in reversed(_files(folder)):
+        try:
+            return load(path), complaints
+        except DamagedError as error:
+            complaints.append(f"{error}; the one before is used")
+    return None, complaints
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("round-*.safetensors"))
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")

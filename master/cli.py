@@ -1,0 +1,106 @@
+"""flmaster: the command line of the master daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from protocol.errors import FlspanError, InputError
+from protocol.secret import read_secret
+
+
+@click.command(context_settings={"auto_envvar_prefix": "FLMASTER", "show_default": True})
+@click.argument("experiment", type=click.Path(path_type=Path))
+@click.option("--workers", default="", help="host:port,host:port of running flworkers.")
+@click.option(
+    "--spawn",
+    type=click.IntRange(0, 256),
+    default=0,
+    help="Start N workers on this machine for the time of the run.",
+)
+@click.option(
+    "--devices",
+    default="auto",
+    help="Local pools: auto, cpu, none (workers only), or cuda:0,cuda:1. With --spawn, auto means none.",
+)
+@click.option(
+    "--threads-per-device",
+    type=click.IntRange(1),
+    help="Slots on each local device.  [default: CPU cores, 4 a GPU]",
+)
+@click.option("--reference", is_flag=True, help="Run the specification: Algorithm 1 in one thread, no worker.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Folder where data sets are looked for first.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=VALUE",
+    help="Override a key of the experiment (repeatable).",
+)
+@click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), help="Where run folders are made.")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    help="Go on with unfinished runs and skip finished ones, or start anew.",
+)
+@click.option(
+    "--dashboard/--no-dashboard",
+    default=True,
+    help="Live dashboard on a terminal; plain lines elsewhere anyway.",
+)
+@click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path),
+    help="File with the secret shared with the workers (0600).",
+)
+@click.option("--log-file", type=click.Path(path_type=Path), help="Write warnings of the daemon itself there.")
+@click.version_option(package_name="flspan")
+def main(
+    *,
+    experiment: Path,
+    workers: str,
+    overrides: tuple[str, ...],
+    secret_file: Path | None,
+    log_file: Path | None,
+    **options: object,
+) -> None:
+    """Runs EXPERIMENT (a TOML file), every run of its sweep, on local devices and on all workers.
+
+    \b
+      flmaster examples/digits.toml
+      flmaster --spawn 2 examples/digits.toml
+      flmaster --workers gpu1:7000,gpu2:7000 experiment.toml
+    """
+    try:
+        logging.basicConfig(filename=log_file, level="WARNING", format="%(asctime)s %(levelname)s %(message)s")
+        from fl_core.experiment.reading import read_experiments  # imports torch: --help need not wait for it
+        from fl_core.plugins import verify_house
+        from master.daemon import Master, MasterOptions
+
+        verify_house()
+        experiments = read_experiments(experiment, overrides)
+        settings = MasterOptions(
+            workers=tuple(part.strip() for part in workers.split(",") if part.strip()),
+            secret=None if secret_file is None else read_secret(secret_file),
+            command_line=tuple(sys.argv),
+            **options,  # type: ignore[arg-type]  # click has checked
+        )
+
+        async def run() -> int:
+            return await Master(settings, sys.stdout).run(experiments)
+
+        sys.exit(asyncio.run(run()))
+    except InputError as error:
+        click.echo(f"flmaster: {error}", err=True)
+        sys.exit(2)
+    except (FlspanError, OSError) as error:
+        click.echo(f"flmaster: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""The shell around the dispatcher: executors on one side, rounds on the other. Everything here is on the event loop.
+
+A round is opened with its cohorts' work; the dispatcher says who runs what; results come back in any order, each is
+counted once, and the round's future gets them in cohort order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fl_core.errors import FlspanError, RunError
+from fl_core.execution import wire
+from fl_core.execution.cohort import CohortResult, CohortWork
+from fl_core.server import Round
+from fl_core.session import Session
+from master import dispatch_vocabulary as say
+from master import events
+from master.dispatch_vocabulary import TaskId
+from master.dispatcher import Dispatcher
+
+Emit = Callable[[events.Event], None]
+
+
+class Executor(Protocol):
+    """What runs cohorts: a local pool, or one incarnation of a worker. Calls never block; answers come later."""
+
+    id: str
+    name: str
+    slots: int
+    credit: int
+
+    def prepare(self, run: OpenRun) -> None:
+        """A run begins: get ready for its tasks."""
+
+    def assign(self, run: OpenRun, work: CohortWork, attempt: int) -> None:
+        """Run a cohort of the run's present round."""
+
+    def cancel(self, run: str, cohort: int, attempt: int) -> None:
+        """The result is no longer wanted."""
+
+    def forget(self, run: str) -> None:
+        """The run is over."""
+
+
+@dataclass
+class OpenRun:
+    """A run whose rounds this cluster executes.
+
+    Attributes:
+        round: the one being executed; works: its cohorts' tasks, by index.
+    """
+
+    name: str
+    session: Session
+    round: Round | None = None
+    works: dict[int, CohortWork] = field(default_factory=dict)
+    results: dict[int, CohortResult] = field(default_factory=dict)
+    done: asyncio.Future[None] | None = None
+    _packed: tuple[int, asyncio.Future[wire.Packed]] | None = None
+
+    async def broadcast_message(self) -> wire.Packed:
+        """The present round's Broadcast, packed once for all workers, off the event loop."""
+        assert self.round is not None
+        if self._packed is None or self._packed[0] != self.round.number:
+            packing = asyncio.to_thread(wire.broadcast_message, self.name, self.round.broadcast)
+            self._packed = (self.round.number, asyncio.ensure_future(packing))
+        return await asyncio.shield(self._packed[1])
+
+
+class Cluster:
+    """Executors and open runs, held together by one dispatcher.
+
+    Args:
+        emit: takes the events that observers see.
+    """
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+        self.runs: dict[str, OpenRun] = {}
+        self.executors: dict[str, Executor] = {}
+        self._dispatcher = Dispatcher()
+        self._arrived: dict[tuple[str, TaskId, int], CohortResult] = {}
+        self._errors: dict[tuple[str, TaskId], FlspanError] = {}
+        self._ticker: asyncio.Task[None] | None = None
+        self._paused = False
+
+    # --- runs and rounds -----------------------------------------------------------------------------------------
+
+    def open_run(self, name: str, session: Session) -> None:
+        """Make a run known to all executors, present and future."""
+        self.runs[name] = run = OpenRun(name, session)
+        for executor in self.executors.values():
+            executor.prepare(run)
+
+    def close_run(self, name: str) -> None:
+        """Let go of a run on all executors."""
+        run = self.runs.pop(name, None)
+        if run is None:
+            return
+        if run.round is not None and run.done is not None and not run.done.done():
+            self._handle(say.RoundAborted(name, run.round.number))
+            run.done.cancel()
+        for executor in self.executors.values():
+            executor.forget(name)
+
+    async def run_round(self, name: str, round: Round, works: Sequence[CohortWork]) -> list[CohortResult]:
+        """Execute a round's cohorts wherever there is room; their results, in cohort order.
+
+        Raises:
+            UserCodeError, RunError: a client's code raised, or a task was lost with three workers.
+        """
+        run = self.runs[name]
+        run.round, run.works, run.results = round, {work.index: work for work in works}, {}
+        run.done = asyncio.get_running_loop().create_future()
+        tasks = tuple(TaskId(name, round.number, work.index) for work in works)
+        self._handle(say.RoundOpened(name, round.number, tasks))
+        try:
+            await run.done
+        except asyncio.CancelledError:
+            self._handle(say.RoundAborted(name, round.number))
+            raise
+        return [run.results[work.index] for work in works]
+
+    def pause(self, paused: bool) -> None:
+        """Stop handing out tasks, or go on; what runs is not touched."""
+        if paused is not self._paused:
+            self._paused = paused
+            self._handle(say.DispatchPaused() if paused else say.DispatchResumed())
+            self.emit(events.Paused(time_s=time.time()) if paused else events.Resumed(time_s=time.time()))
+
+    @property
+    def paused(self) -> bool:
+        """Whether tasks are being held back."""
+        return self._paused
+
+    # --- executors -----------------------------------------------------------------------------------------------
+
+    def join(self, executor: Executor) -> None:
+        """A new executor may take tasks."""
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        self.executors[executor.id] = executor
+        self._handle(say.ExecutorJoined(executor.id, executor.slots, executor.credit))
+
+    def lose(self, executor: Executor) -> None:
+        """An executor is gone; its tasks go elsewhere, and whatever it still sends is late."""
+        if self.executors.pop(executor.id, None) is not None:
+            self._handle(say.ExecutorLost(executor.id))
+            self._arrived = {key: result for key, result in self._arrived.items() if key[0] != executor.id}
+
+    def drain(self, executor: Executor) -> None:
+        """An executor takes no new tasks."""
+        self._handle(say.ExecutorDraining(executor.id))
+
+    def result(self, executor: Executor, task: TaskId, attempt: int, result: CohortResult) -> None:
+        """A whole result arrived."""
+        self._arrived[executor.id, task, attempt] = result
+        self._handle(say.ResultReceived(executor.id, task, attempt))
+        self._arrived.pop((executor.id, task, attempt), None)
+
+    def failed(self, executor: Executor, task: TaskId, attempt: int, error: FlspanError) -> None:
+        """A task's code raised."""
+        self._errors[executor.id, task] = error
+        self._handle(say.TaskFailed(executor.id, task, attempt, str(error)))
+        self._errors.pop((executor.id, task), None)
+
+    def returned(self, executor: Executor, task: TaskId, attempt: int) -> None:
+        """An executor let go of a task without a result."""
+        self._handle(say.TaskReturned(executor.id, task, attempt))
+
+    def held(self, executor: str) -> int:
+        """Tasks an executor holds: running, or waiting at it."""
+        return self._dispatcher.held(executor)
+
+    async def close(self) -> None:
+        """Stop the clock. Executors are closed by whoever made them."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+
+    # --- what the dispatcher decides -----------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._handle(say.Tick(time.monotonic()))
+
+    def _handle(self, event: say.Event) -> None:
+        for command in self._dispatcher.handle(event):
+            self._carry_out(command)
+
+    def _carry_out(self, command: say.Command) -> None:
+        match command:
+            case say.Assign(executor, task, attempt):
+                run = self.runs[task.run]
+                self.executors[executor].assign(run, run.works[task.cohort], attempt)
+            case say.Accept(executor, task, attempt):
+                self._accept(executor, task, self._arrived.pop((executor, task, attempt)))
+            case say.Cancel(executor, task, attempt):
+                if executor in self.executors:
+                    self.executors[executor].cancel(task.run, task.cohort, attempt)
+            case say.RoundComplete(run=name):
+                self._finish(name, None)
+            case say.Fail(executor, task, report):
+                self._finish(task.run, self._errors.get((executor, task)) or RunError(report))
+            case say.Poisoned(task, executors):
+                clients = self.runs[task.run].works[task.cohort].clients
+                lost = f"round {task.round}, clients {clients[0]}…{clients[-1]}: {len(executors)} workers were lost"
+                self._finish(task.run, RunError(f"{lost} while running this task; it is not tried again"))
+            case say.Waiting(tasks):
+                self.emit(events.WaitingForWorkers(time_s=time.time(), tasks=tasks))
+            case say.Discard():
+                pass
+
+    def _accept(self, executor: str, task: TaskId, result: CohortResult) -> None:
+        self.runs[task.run].results[task.cohort] = result
+        self.emit(
+            events.TaskFinished(
+                time_s=time.time(),
+                run=task.run,
+                round=task.round,
+                task=task.cohort,
+                executor=self.executors[executor].name,
+                seconds_s=sum(result.metrics.get("seconds_s", ())),
+            )
+        )
+
+    def _finish(self, name: str, error: Exception | None) -> None:
+        run = self.runs.get(name)
+        if run is None or run.done is None or run.done.done():
+            return
+        if error is None:
+            run.done.set_result(None)
+            return
+        run.done.set_exception(error)
+        if run.round is not None:
+            self._handle(say.RoundAborted(name, run.round.number))

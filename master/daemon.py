@@ -1,0 +1,171 @@
+"""flmaster from start to end: workers are spawned and dialled, runs follow each other, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from fl_core.execution.pool import DevicePool, default_threads, parse_devices
+from fl_core.experiment.schema import Experiment
+from master import events
+from master.cluster import Cluster
+from master.event_stream import EventStream
+from master.local_executor import LocalExecutor
+from master.observers.text_log import TextLog
+from master.one_run import OneRun
+from master.spawn import SpawnedWorkers
+from master.status import StatusReporter
+from master.worker_link import WorkerLink
+from protocol.settings import LinkSettings
+
+
+@dataclass(frozen=True)
+class MasterOptions:
+    """What the command line says."""
+
+    workers: tuple[str, ...]
+    devices: str
+    threads_per_device: int | None
+    spawn: int
+    reference: bool
+    data_root: Path | None
+    runs_dir: Path
+    resume: bool
+    dashboard: bool
+    secret: bytes | None
+    command_line: tuple[str, ...]
+
+
+class Master:
+    """Runs experiments one after the other on one cluster.
+
+    Args:
+        out: where the plain log goes when there is no dashboard.
+    """
+
+    def __init__(self, options: MasterOptions, out: TextIO) -> None:
+        self._options = options
+        self._out = out
+        self._stream = EventStream(time.time)
+        self._running: OneRun | None = None
+        self._stop_signal: int | None = None
+        self._links: list[WorkerLink] = []
+
+    async def run(self, experiments: Sequence[Experiment]) -> int:
+        """Run them all. Returns the exit code: 0, 1 if one failed, 128 + n when stopped by signal n."""
+        torch.set_num_threads(1)
+        failed = False
+        async with AsyncExitStack() as stack:
+            stack.callback(self._stream.close)
+            self._catch_signals(stack)
+            await self._watch(stack)
+            cluster = Cluster(self._stream.emit)
+            stack.push_async_callback(cluster.close)
+            await self._gather_executors(cluster, stack)
+            for position, experiment in enumerate(experiments, start=1):
+                if self._stop_signal is not None:
+                    break
+                run = OneRun(experiment, self._options, cluster, self._stream, self._wire_bytes)
+                self._running = run
+                failed |= not await run.execute(position, len(experiments))
+                self._running = None
+        if self._stop_signal is not None:
+            return 128 + self._stop_signal
+        return 1 if failed else 0
+
+    def stop(self, reason: str, number: int = signal.SIGINT) -> None:
+        """End after the round under way with everything saved; asked twice, at once."""
+        if self._stop_signal is not None:
+            os._exit(128 + number)
+        self._stop_signal = number
+        self._stream.emit(events.Stopping(time_s=time.time(), reason=reason))
+        if self._running is not None:
+            self._running.stop()
+
+    # --- parts -----------------------------------------------------------------------------------------------------
+
+    async def _watch(self, stack: AsyncExitStack) -> None:
+        if not (self._options.dashboard and self._out.isatty()):
+            self._stream.subscribe(TextLog(self._out, checkpoints=False))
+            return
+        from rich.console import Console
+
+        from master.observers.dashboard import Dashboard  # only a terminal needs it
+
+        dashboard = Dashboard(Console(), on_stop=lambda: self.stop("q was pressed"), on_pause=self._pause)
+        self._stream.subscribe(dashboard)
+        await stack.enter_async_context(dashboard)
+
+    async def _gather_executors(self, cluster: Cluster, stack: AsyncExitStack) -> None:
+        options = self._options
+        self._cluster = cluster
+        addresses, secret = list(options.workers), options.secret
+        links = [WorkerLink(cluster, address, secret, LinkSettings()) for address in addresses]
+        if options.spawn:
+            spawned = SpawnedWorkers(options.spawn, self._log_folder(), self._spawn_arguments())
+            stack.push_async_callback(spawned.close)
+            for address in await spawned.start():
+                links.append(WorkerLink(cluster, address, spawned.secret, LinkSettings()))
+        # Workers alone when they are spawned on this very machine, unless local devices are asked for by name.
+        devices = [] if options.spawn and options.devices == "auto" else parse_devices(options.devices)
+        if devices and not options.reference:
+            pool = DevicePool(devices, options.threads_per_device or default_threads(devices[0]))
+            stack.callback(pool.close)
+            local = LocalExecutor(cluster, pool)
+            names = tuple(str(device) for device in devices)
+            self._stream.emit(
+                events.WorkerJoined(time_s=time.time(), name="local", address="local", slots=pool.slots, devices=names)
+            )
+            cluster.join(local)
+        self._links = links
+        for link in links:
+            task = asyncio.create_task(link.run())
+            stack.push_async_callback(_cancelled, task)
+        reporter = asyncio.create_task(StatusReporter(cluster, links).run())
+        stack.push_async_callback(_cancelled, reporter)
+
+    def _spawn_arguments(self) -> list[str]:
+        options = self._options
+        cores = default_threads(torch.device("cpu"))
+        threads = options.threads_per_device or max(1, cores // options.spawn)
+        arguments = ["--threads-per-device", str(threads)]
+        arguments += ["--data-root", str(options.data_root)] if options.data_root else []
+        return arguments if torch.cuda.is_available() else [*arguments, "--devices", "cpu"]
+
+    def _log_folder(self) -> Path:
+        folder = self._options.runs_dir / "worker-logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _pause(self) -> None:
+        self._cluster.pause(not self._cluster.paused)
+
+    def _wire_bytes(self) -> tuple[int, int]:
+        sent = sum(link.sent_bytes + (link.executor.link.bytes_sent if link.executor else 0) for link in self._links)
+        received = sum(
+            link.received_bytes + (link.executor.link.bytes_received if link.executor else 0) for link in self._links
+        )
+        return sent, received
+
+    def _catch_signals(self, stack: AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, signal.Signals(number).name, number)
+            stack.callback(loop.remove_signal_handler, number)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled() and task.exception() is not None:
+        print(f"flmaster: {task.exception()!r}", file=sys.stderr)

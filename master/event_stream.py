@@ -1,0 +1,92 @@
+"""The way from whoever emits an event to everyone who wants to know."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from master.events import Event, Warned, WorkerJoined, WorkerLost, WorkerReturned
+
+
+class Observer(Protocol):
+    """Whatever wants to know. An exception of either method costs it its place and nothing else."""
+
+    def observe(self, event: Event) -> None:
+        """Take note, quickly: the round loop waits."""
+
+    def close(self) -> None:
+        """No event will follow."""
+
+
+class EventStream:
+    """Hands each event to each observer, in order. `clock` stamps the warnings it emits itself.
+
+    An observer that raises is named once, in a Warned to the others, and dropped. A late subscriber first
+    hears which workers are here. An event emitted by an observer comes after the one being handed out.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._observers: list[Observer] = []
+        self._roster: dict[str, WorkerJoined | WorkerReturned] = {}
+        self._waiting: deque[Event] = deque()
+        self._emitting = False
+
+    def subscribe(self, observer: Observer) -> None:
+        """From now on `observer` hears everything."""
+        self._observers.append(observer)
+        for here in list(self._roster.values()):
+            self._tell(observer, here)
+        self._hand_out()
+
+    def unsubscribe(self, observer: Observer) -> None:
+        """It hears nothing more and is closed. One that was dropped is ignored."""
+        if observer in self._observers:
+            self._observers.remove(observer)
+            self._guarded(observer, observer.close)
+            self._hand_out()
+
+    def emit(self, event: Event) -> None:
+        """Hand `event` to all. Never raises what an observer raises."""
+        if isinstance(event, WorkerJoined | WorkerReturned):
+            self._roster[event.name] = event
+        elif isinstance(event, WorkerLost):
+            self._roster.pop(event.name, None)
+        self._waiting.append(event)
+        self._hand_out()
+
+    def close(self) -> None:
+        """Close every observer, the last subscribed first."""
+        for observer in reversed(self._observers.copy()):
+            self.unsubscribe(observer)
+
+    def _hand_out(self) -> None:
+        if self._emitting:
+            return
+        self._emitting = True
+        try:
+            while self._waiting:
+                event = self._waiting.popleft()
+                for observer in self._observers.copy():
+                    self._tell(observer, event)
+        finally:
+            self._emitting = False
+
+    def _tell(self, observer: Observer, event: Event) -> None:
+        if observer in self._observers and not self._guarded(observer, lambda: observer.observe(event)):
+            self._observers.remove(observer)
+            # what it has open is let go of; a second complaint of the same observer would say nothing new
+            with contextlib.suppress(Exception):
+                observer.close()
+
+    def _guarded(self, observer: Observer, call: Callable[[], None]) -> bool:
+        try:
+            call()
+        except Exception as error:  # an observer must not change the run, whatever its bug
+            name = type(observer).__name__
+            text = f"{name} failed and is left out from here on: {type(error).__name__}: {error}"
+            self._waiting.append(Warned(time_s=self._clock(), text=text))
+            return False
+        return True

@@ -1,0 +1,241 @@
+"""What happens in a run, as one stream of frozen records; every observer reads it, none can change the run.
+
+Screen, text log, metrics.jsonl, events.jsonl and trackers are observers (`master.event_stream`). A stored
+stream (`encode`, `decode`) replays any of them. `time_s` is seconds since the epoch; a field that was not
+measured is None, a metric that was not measured is absent.
+
+Rules for whoever emits:
+- `WorkerJoined.name` is the name an executor keeps over its incarnations; TaskFinished and WorkerStatus
+  use it too.
+- each RoundFinished with `evaluates` is followed, sooner or later, by Evaluated of the same round, and no
+  other Evaluated exists. Round 0 is the initial model: RoundFinished(round=0, metrics={}, evaluates=True).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+import msgspec
+
+from protocol.errors import InputError
+
+Metrics = dict[str, float | int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """A run begins, or goes on after `first_round - 1` rounds. `position` of `runs` counts a sweep from 1."""
+
+    time_s: float
+    run: str
+    name: str
+    algorithm: str
+    rounds: int
+    clients: int
+    per_round: int
+    d: int
+    seed: int
+    digest: str
+    folder: str
+    label: str = ""
+    model: str = ""
+    data: str = ""
+    uplink: str = ""
+    first_round: int = 1
+    position: int = 1
+    runs: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJoined:
+    """A worker, or a local pool (address "local"), can take tasks for the first time."""
+
+    time_s: float
+    name: str
+    address: str
+    slots: int
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReturned:
+    """A worker that was lost is back, as a new incarnation."""
+
+    time_s: float
+    name: str
+    address: str
+    slots: int
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLost:
+    """A worker is gone; its tasks run elsewhere."""
+
+    time_s: float
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """How a worker is, about once a second. Bytes are cumulative over its life in this session."""
+
+    time_s: float
+    name: str
+    slots: int
+    busy: int
+    state: str  # "working" | "idle" | "draining" | "silent" | whatever the link says
+    memory_bytes: int | None = None
+    sent_bytes: int | None = None
+    received_bytes: int | None = None
+    last_heard_s: float | None = None  # when the last byte of it arrived
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingForWorkers:
+    """`tasks` wait and nobody lives to run them."""
+
+    time_s: float
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """No new task is handed out until Resumed."""
+
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """Tasks are handed out again."""
+
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """The run will end early, with everything saved."""
+
+    time_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundStarted:
+    """The clients were drawn and cut into tasks; both are counts."""
+
+    time_s: float
+    run: str
+    round: int
+    clients: int
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFinished:
+    """A result was counted. `executor` is the name of its worker; `seconds_s` is what it took there."""
+
+    time_s: float
+    run: str
+    round: int
+    task: int
+    executor: str
+    seconds_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundFinished:
+    """The server has stepped. `evaluates`: Evaluated of this round will follow."""
+
+    time_s: float
+    run: str
+    round: int
+    metrics: Metrics
+    evaluates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """The model after `round` was measured."""
+
+    time_s: float
+    run: str
+    round: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSaved:
+    """The run can be resumed after this round."""
+
+    time_s: float
+    run: str
+    round: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something the user should read. `text` is one sentence or more."""
+
+    time_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """The run is over: `reason` is "finished", "stopped" or "failed"; `text` says why when it failed."""
+
+    time_s: float
+    run: str
+    reason: str
+    summary: Metrics
+    text: str = ""
+
+
+Event = (
+    RunStarted
+    | WorkerJoined
+    | WorkerReturned
+    | WorkerLost
+    | WorkerStatus
+    | WaitingForWorkers
+    | Paused
+    | Resumed
+    | Stopping
+    | RoundStarted
+    | TaskFinished
+    | RoundFinished
+    | Evaluated
+    | CheckpointSaved
+    | Warned
+    | RunFinished
+)
+KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Event)}
+
+
+def encode(event: Event) -> dict[str, Any]:
+    """A dict for JSON: the fields, and `event`, the name of the kind."""
+    kind = type(event)
+    return {"event": kind.__name__, **{name: getattr(event, name) for name in _FIELDS[kind]}}
+
+
+def decode(stored: Mapping[str, Any]) -> Event:
+    """The event of `encode`'s dict, read back from JSON. InputError: it is none, or a field is wrong.
+
+    Fields this version does not know are left out, so a stream of a newer version can still be watched.
+    """
+    rest = dict(stored)
+    name = rest.pop("event", None)
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise InputError(f"no event is called {name!r}; was this file written by another version of flspan?")
+    try:
+        return msgspec.convert(rest, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"an event {name} is not as it should be: {error}") from error

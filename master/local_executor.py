@@ -1,0 +1,68 @@
+"""The master's own device pools, as an executor like any worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import torch
+
+from fl_core.errors import FlspanError, RunError
+from fl_core.execution.cohort import CohortResult, CohortWork
+from fl_core.execution.pool import DevicePool
+from fl_core.execution.site import Site
+from master.cluster import Cluster, OpenRun
+from master.dispatch_vocabulary import TaskId
+
+
+class LocalExecutor:
+    """Runs cohorts on threads of this process. Results come back to the event loop.
+
+    Args:
+        pool: closed by whoever made it.
+    """
+
+    def __init__(self, cluster: Cluster, pool: DevicePool) -> None:
+        self.id = self.name = "local"
+        self.slots = self.credit = pool.slots
+        self.devices: Sequence[torch.device] = pool.devices
+        self._cluster = cluster
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._sites: dict[str, Site] = {}
+
+    def prepare(self, run: OpenRun) -> None:
+        """The run's problem is at hand already."""
+        session = run.session
+        self._sites[run.name] = Site(run.name, session.problem, session.algorithm, session.work, session.user_files())
+
+    def assign(self, run: OpenRun, work: CohortWork, attempt: int) -> None:
+        """Queue the cohort on the pool."""
+        if run.name not in self._sites:
+            self.prepare(run)
+        site = self._sites[run.name]
+        assert run.round is not None
+        if not site.has_round(work.round):
+            site.receive(run.round.broadcast)
+        task = TaskId(run.name, work.round, work.index)
+        future = self._pool.submit(lambda slot: site.execute(slot, work))
+        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finished, task, attempt, done))
+
+    def cancel(self, run: str, cohort: int, attempt: int) -> None:
+        """A thread cannot be stopped: the result comes and is discarded."""
+
+    def forget(self, run: str) -> None:
+        """Free the run's replicas."""
+        self._sites.pop(run, None)
+        self._pool.forget(run)
+
+    def _finished(self, task: TaskId, attempt: int, done: Future[CohortResult]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            self._cluster.result(self, task, attempt, done.result())
+        else:
+            known = error if isinstance(error, FlspanError) else RunError(f"{type(error).__name__}: {error}")
+            self._cluster.failed(self, task, attempt, known)

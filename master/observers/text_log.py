@@ -1,0 +1,134 @@
+"""Plain lines for people and grep: one a round, and one for whatever else a reader of the log should know.
+
+round 12/100  clients 10  loss_train 0.412  f 0.43  accuracy 0.93  bits_up 1.2e+06  round_s 0.031
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from master.events import (
+    CheckpointSaved,
+    Event,
+    Metrics,
+    Paused,
+    Resumed,
+    RunFinished,
+    RunStarted,
+    Stopping,
+    WaitingForWorkers,
+    Warned,
+    WorkerJoined,
+    WorkerLost,
+    WorkerReturned,
+)
+from master.observers.round_records import RoundRecords
+from master.observers.units import number, printable
+
+# the order on a line; what is not named here comes after, in the order it was measured
+ORDER = (
+    "clients",
+    "loss_train",
+    "f",
+    "loss",
+    "accuracy",
+    "accuracy_top5",
+    "grad_norm",
+    "direction_norm",
+    "distance",
+    "oracle_calls",
+    "bits_up",
+    "bits_down",
+)
+_LAST = ("round_s", "elapsed_s")
+
+
+def round_line(round_number: int, rounds: int, metrics: Metrics) -> str:
+    """One round as `name value` pairs, two blanks apart."""
+    middle = [name for name in metrics if name not in ORDER and name not in _LAST and name != "round"]
+    names = [name for name in (*ORDER, *middle, *_LAST) if name in metrics]
+    pairs = [f"{name} {number(metrics[name])}" for name in names]
+    return "  ".join([f"round {round_number}/{rounds}", *pairs])
+
+
+def describe(event: Event) -> str | None:
+    """The text of an event that is no round; None for those that only a screen shows. May have line ends."""
+    describes = _DESCRIPTIONS.get(type(event))
+    return describes(event) if describes is not None else None
+
+
+def _started(event: RunStarted) -> str:
+    of = f" {event.position}/{event.runs}" if event.runs > 1 else ""
+    goes_on = f"  from round {event.first_round}" if event.first_round > 1 else ""
+    return (
+        f"run{of} {event.run} starts: {event.name}  algorithm {event.algorithm}  rounds {event.rounds}  "
+        f"clients {event.clients}  per_round {event.per_round}  d {event.d}  seed {event.seed}{goes_on}  "
+        f"folder {event.folder}"
+    )
+
+
+def _finished(event: RunFinished) -> str:
+    why = f": {event.text}" if event.text else ""
+    pairs = "".join(f"  {name} {number(value)}" for name, value in event.summary.items())
+    return f"run {event.run} {event.reason}{why}{pairs}"
+
+
+def _arrived(event: WorkerJoined | WorkerReturned) -> str:
+    verb = "joined" if isinstance(event, WorkerJoined) else "returned"
+    devices = ",".join(event.devices)
+    return f"worker {event.name} {verb}  address {event.address}  slots {event.slots}  devices {devices}"
+
+
+_DESCRIPTIONS: dict[type, Callable[..., str]] = {
+    RunStarted: _started,
+    RunFinished: _finished,
+    WorkerJoined: _arrived,
+    WorkerReturned: _arrived,
+    WorkerLost: lambda event: f"worker {event.name} lost: {event.reason}",
+    WaitingForWorkers: lambda event: f"waiting: no worker lives, {event.tasks} tasks wait for one",
+    Paused: lambda _: "paused",
+    Resumed: lambda _: "resumed",
+    Stopping: lambda event: f"stopping: {event.reason}",
+    Warned: lambda event: f"warning: {event.text}",
+    CheckpointSaved: lambda event: f"checkpoint  round {event.round}  {event.path}",
+}
+
+
+class TextLog:
+    """Writes lines to `stream`, flushed one by one. `timestamps` puts the local time before each.
+
+    Lines of a run are marked with its name while several are under way. `close` leaves the stream open.
+    """
+
+    def __init__(self, stream: TextIO, *, timestamps: bool = False, checkpoints: bool = True) -> None:
+        self._stream = stream
+        self._timestamps = timestamps
+        self._checkpoints = checkpoints
+        self._runs: dict[str, tuple[RunStarted, RoundRecords]] = {}
+
+    def observe(self, event: Event) -> None:
+        """Write what `event` has to say, if anything."""
+        if isinstance(event, RunStarted):
+            self._runs[event.run] = (event, RoundRecords(event.run))
+        several = len(self._runs) > 1
+        for started, records in self._runs.values():
+            for round_number, metrics in records.take(event):
+                mark = f"[{started.run}] " if several else ""
+                self._write(event.time_s, mark + round_line(round_number, started.rounds, metrics))
+        text = describe(event)
+        if text is not None and (self._checkpoints or not isinstance(event, CheckpointSaved)):
+            for line in text.splitlines():
+                self._write(event.time_s, line)
+        if isinstance(event, RunFinished):
+            self._runs.pop(event.run, None)
+
+    def close(self) -> None:
+        """Nothing is held back but lines of unfinished runs, which have no numbers yet."""
+        self._stream.flush()
+
+    def _write(self, time_s: float, line: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S  ", time.localtime(time_s)) if self._timestamps else ""
+        self._stream.write(f"{stamp}{printable(line)}\n")
+        self._stream.flush()

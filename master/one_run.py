@@ -1,0 +1,185 @@
+"""One run of one experiment: its folder, its observers, its rounds, its summary."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import safetensors.torch
+import torch
+
+from fl_core.execution.pool import parse_devices
+from fl_core.experiment.schema import Experiment
+from fl_core.session import Session, open_session
+from master import checkpoint, events
+from master.checkpoint import Checkpoint
+from master.cluster import Cluster
+from master.event_stream import EventStream, Observer
+from master.observers.metrics_jsonl import EventLog, MetricsLog
+from master.observers.text_log import TextLog
+from master.reference_loop import ReferenceLoop
+from master.round_loop import Outcome, RoundLoop
+from master.runs import RunFolder, environment, run_name, write_whole
+
+if TYPE_CHECKING:
+    from master.daemon import MasterOptions
+
+
+class OneRun:
+    """A run, from its folder to its summary."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        options: MasterOptions,
+        cluster: Cluster,
+        stream: EventStream,
+        wire_bytes: Callable[[], tuple[int, int]],
+    ) -> None:
+        self._experiment = experiment
+        self._options = options
+        self._cluster = cluster
+        self._stream = stream
+        self._wire_bytes = wire_bytes
+        label = experiment.label or experiment.algorithm.name.removesuffix(".py")
+        self.name = run_name(label, experiment.seed, experiment.digest())
+        self.folder = RunFolder.at(options.runs_dir, experiment.name, self.name)
+        self._loop: RoundLoop | ReferenceLoop | None = None
+        self._stopped = False
+        self._io = asyncio.get_running_loop()
+
+    def stop(self) -> None:
+        """End after the round under way."""
+        self._stopped = True
+        if self._loop is not None:
+            self._loop.stop()
+
+    async def execute(self, position: int, of: int) -> bool:
+        """Run what is left of it. False: it failed (the text is in its summary and its log)."""
+        if self._options.resume and self.folder.status() == "finished":
+            text = f"run {self.name} is finished already: {self.folder.path} (--no-resume runs it again)"
+            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+            return True
+        session = await asyncio.to_thread(open_session, self._experiment, self._options.data_root)
+        with ExitStack() as stack:
+            devices = [str(device) for device in parse_devices(self._options.devices)]
+            started = environment(self._options.command_line, devices)
+            stack.enter_context(self.folder.open(self._experiment.to_toml(), started))
+            for source in self._experiment.sources:
+                write_whole(self.folder.path / source.name, source.text.encode())
+            resumed = self._resumable()
+            self._observe(stack, resumed)
+            self._loop = self._make_loop(session, resumed)
+            if self._stopped:
+                self._loop.stop()
+            self._emit_start(session, 0 if resumed is None else resumed.round, position, of)
+            outcome = await self._loop.run()
+            self._write_results(session, outcome)
+            summary = {name: value for name, value in outcome.metrics.items() if math.isfinite(value)}
+            self._stream.emit(
+                events.RunFinished(
+                    time_s=time.time(),
+                    run=self.name,
+                    reason=outcome.reason,
+                    summary=summary,
+                    text=outcome.text,
+                )
+            )
+        return outcome.reason != "failed"
+
+    # --- parts -----------------------------------------------------------------------------------------------------
+
+    def _resumable(self) -> Checkpoint | None:
+        if not self._options.resume or self._options.reference:
+            return None
+        found, complaints = checkpoint.latest(self.folder.checkpoints)
+        for text in complaints:
+            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+        return found
+
+    def _observe(self, stack: ExitStack, resumed: Checkpoint | None) -> None:
+        after = -1 if resumed is None else resumed.round
+        log = stack.enter_context(self.folder.log.open("a", encoding="utf-8"))
+        observers: list[Observer] = [
+            MetricsLog(self.folder.metrics, self.name, after_round=after),
+            EventLog(self.folder.events, self.name),
+            TextLog(log, timestamps=True),
+        ]
+        for observer in observers:
+            self._stream.subscribe(observer)
+            stack.callback(self._stream.unsubscribe, observer)
+
+    def _make_loop(self, session: Session, resumed: Checkpoint | None) -> RoundLoop | ReferenceLoop:
+        if self._options.reference:
+            return ReferenceLoop(self.name, session, self._stream.emit)
+        self._cluster.open_run(self.name, session)
+        loop = RoundLoop(self.name, session, self._cluster, self._save, self._wire_bytes)
+        if resumed is not None:
+            loop.resume(resumed)
+        return loop
+
+    def _emit_start(self, session: Session, done: int, position: int, of: int) -> None:
+        e = self._experiment
+        for text in session.notes:
+            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+        self._stream.emit(
+            events.RunStarted(
+                time_s=time.time(),
+                run=self.name,
+                name=e.name,
+                algorithm=e.algorithm.name,
+                rounds=e.rounds,
+                clients=e.clients.total,
+                per_round=e.clients.per_round or e.clients.total,
+                d=session.problem.d,
+                seed=e.seed,
+                digest=e.digest(),
+                folder=str(self.folder.path),
+                label=e.label,
+                model=e.model.plug.name,
+                data=e.data.plug.name,
+                uplink=e.uplink.name,
+                first_round=done + 1,
+                position=position,
+                runs=of,
+            )
+        )
+
+    def _save(self, saved: Checkpoint) -> None:
+        """Runs in the saver's thread. A full disk costs the checkpoint, not the run."""
+        try:
+            path = saved.save(self.folder.checkpoints)
+            event: events.Event = events.CheckpointSaved(
+                time_s=time.time(), run=self.name, round=saved.round, path=str(path)
+            )
+        except OSError as error:
+            text = f"the checkpoint after round {saved.round} could not be written: {error}; the last good one stays"
+            event = events.Warned(time_s=time.time(), text=text)
+        self._io.call_soon_threadsafe(self._stream.emit, event)
+
+    def _write_results(self, session: Session, outcome: Outcome) -> None:
+        tensors = named_parameters(session, outcome.x)
+        write_whole(self.folder.model, safetensors.torch.save(tensors, {"format": "pt"}))
+        numbers = {k: v for k, v in outcome.metrics.items() if isinstance(v, int) or math.isfinite(v)}
+        summary: dict[str, object] = {"reason": outcome.reason, "rounds": outcome.rounds, "metrics": numbers}
+        if outcome.text:
+            summary["error"] = outcome.text
+        self.folder.write_summary(json.loads(json.dumps(summary)))
+
+
+def named_parameters(session: Session, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """x `[d]` as the model's parameters by name: what `load_state_dict(..., strict=False)` takes."""
+    tensors, offset = {}, 0
+    for name, parameter in session.problem.oracle("cpu").model.named_parameters():
+        if parameter.requires_grad:
+            tensors[name] = x[offset : offset + parameter.numel()].view(parameter.shape).clone()
+            offset += parameter.numel()
+    return tensors
+
+
+__all__ = ["OneRun", "named_parameters"]

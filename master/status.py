@@ -1,0 +1,61 @@
+"""Once a second, how every executor is: for the table of workers."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections.abc import Sequence
+
+from master import events
+from master.cluster import Cluster
+from master.worker_link import WorkerLink
+
+PERIOD_S = 1.0
+
+
+class StatusReporter:
+    """Emits a WorkerStatus for each executor."""
+
+    def __init__(self, cluster: Cluster, links: Sequence[WorkerLink]) -> None:
+        self._cluster = cluster
+        self._links = links
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            now = time.time()
+            for link in self._links:
+                if link.executor is not None:
+                    self._cluster.emit(self._of_link(link, now))
+            for executor in self._cluster.executors.values():
+                if executor.name == "local":
+                    self._cluster.emit(self._of_local(executor.slots, self._cluster.held(executor.id), now))
+
+    def _of_link(self, link: WorkerLink, now: float) -> events.WorkerStatus:
+        executor = link.executor
+        assert executor is not None
+        busy = min(executor.slots, self._cluster.held(executor.id))
+        silent = executor.link.last_heard_s
+        return events.WorkerStatus(
+            time_s=now,
+            name=executor.name,
+            slots=executor.slots,
+            busy=busy,
+            state="silent" if silent > 2.5 else "working" if busy else "idle",
+            sent_bytes=link.sent_bytes + executor.link.bytes_sent,
+            received_bytes=link.received_bytes + executor.link.bytes_received,
+            last_heard_s=now - silent,
+        )
+
+    def _of_local(self, slots: int, held: int, now: float) -> events.WorkerStatus:
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return events.WorkerStatus(
+            time_s=now,
+            name="local",
+            slots=slots,
+            busy=min(slots, held),
+            state="working" if held else "idle",
+            memory_bytes=peak,
+        )

@@ -1,0 +1,225 @@
+"""The messages: what master and worker say to each other.
+
+The class's name is the message's type on the wire. Tensor bytes are not in here: they travel in the body of a
+:class:`BulkMessage`, one buffer for each entry its fields imply, in the order of
+:meth:`BulkMessage.buffer_sizes`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
+
+from protocol.fields import (
+    Clients,
+    Count,
+    Digest,
+    Field,
+    Name,
+    Nonce,
+    Report,
+    Source,
+    Tensors,
+    Text,
+    WorkerInfo,
+    clipped,
+)
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=True):
+    """The root of all messages; the class's name is its type on the wire."""
+
+
+class BulkMessage(Message, frozen=True):
+    """A message that carries buffers."""
+
+    def buffer_sizes(self) -> list[int]:
+        """Bytes of each buffer that must come with this message (uncompressed)."""
+        raise NotImplementedError
+
+
+# --- the handshake: the only messages that can be decoded before both sides have proved themselves --------
+
+
+class Hello(Message, frozen=True):
+    """Master, first: what it speaks and offers."""
+
+    version: Count
+    role: Literal["master"]
+    nonce: Nonce
+    codecs: Annotated[list[Name], Meta(max_length=8)]
+    byteorder: Literal["little", "big"]
+
+
+class Challenge(Message, frozen=True):
+    """Worker, second: the same of itself."""
+
+    version: Count
+    role: Literal["worker"]
+    nonce: Nonce
+    codecs: Annotated[list[Name], Meta(max_length=8)]
+    byteorder: Literal["little", "big"]
+
+
+class Proof(Message, frozen=True):
+    """Master, third: proof that it holds the secret."""
+
+    mac: Nonce
+
+
+class Welcome(Message, frozen=True):
+    """Worker, fourth: its proof, and what it is."""
+
+    mac: Nonce
+    worker: WorkerInfo
+
+
+# --- either side ------------------------------------------------------------------------------------------
+
+
+class Ping(Message, frozen=True):
+    """A heartbeat; ``t`` is the sender's clock in seconds, and comes back in the Pong."""
+
+    t: Annotated[float, Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.t):
+            raise ValueError("t must be finite")
+
+
+class Pong(Message, frozen=True):
+    """The answer to a Ping."""
+
+    t: Annotated[float, Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.t):
+            raise ValueError("t must be finite")
+
+
+class Bye(Message, frozen=True):
+    """The sender leaves and will send nothing more."""
+
+    reason: Text
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "reason", clipped(self.reason, 4096))
+
+
+# --- from the master --------------------------------------------------------------------------------------
+
+
+class Setup(Message, frozen=True):
+    """A run begins: its resolved experiment (JSON), the user's files, the digest of the data."""
+
+    run: Name
+    experiment: Annotated[bytes, Meta(max_length=768 << 10)]
+    sources: Annotated[list[Source], Meta(max_length=64)]
+    data_sha256: Digest
+
+
+class Shard(BulkMessage, frozen=True):
+    """The data of one client, for a worker that lacks it."""
+
+    run: Name
+    client: Count
+    tensors: Tensors
+
+    def buffer_sizes(self) -> list[int]:
+        return [tensor.nbytes for tensor in self.tensors]
+
+
+class Broadcast(BulkMessage, frozen=True):
+    """The model and what goes with it: once a round and worker. ``digest`` names these bytes."""
+
+    run: Name
+    round: Count
+    digest: Digest
+    scalars: Annotated[dict[Name, bool | int | float], Meta(max_length=1024)]
+    tensors: Tensors
+
+    def buffer_sizes(self) -> list[int]:
+        return [tensor.nbytes for tensor in self.tensors]
+
+
+class Task(BulkMessage, frozen=True):
+    """One cohort to run; the tensors are its clients' memory."""
+
+    run: Name
+    round: Count
+    task: Count
+    attempt: Count
+    clients: Clients
+    tensors: Tensors
+
+    def buffer_sizes(self) -> list[int]:
+        return [tensor.nbytes for tensor in self.tensors]
+
+
+class Cancel(Message, frozen=True):
+    """The results of these (task, attempt) are not wanted; this may overtake the very task it names."""
+
+    run: Name
+    tasks: Annotated[list[tuple[Count, Count]], Meta(max_length=8192)]
+
+
+class Forget(Message, frozen=True):
+    """The run is over: free what is kept for it."""
+
+    run: Name
+
+
+# --- from the worker --------------------------------------------------------------------------------------
+
+
+class Ready(Message, frozen=True):
+    """The answer to Setup: whether the worker has the data itself, or why it cannot take part."""
+
+    run: Name
+    has_data: bool
+    error: Report | None = None
+
+
+class Result(BulkMessage, frozen=True):
+    """What a cohort replied: a buffer a field, then one a memory tensor; ``metrics``: a value a client."""
+
+    run: Name
+    round: Count
+    task: Count
+    attempt: Count
+    clients: Clients
+    fields: Annotated[list[Field], Meta(max_length=256)]
+    tensors: Tensors
+    metrics: Annotated[dict[Name, Annotated[list[float], Meta(max_length=65536)]], Meta(max_length=256)] = (
+        msgspec.field(default_factory=dict)
+    )
+
+    def buffer_sizes(self) -> list[int]:
+        return [sum(field.sizes) for field in self.fields] + [tensor.nbytes for tensor in self.tensors]
+
+
+class Failure(Message, frozen=True):
+    """A cohort could not be run: the user's code, or ours, raised."""
+
+    run: Name
+    round: Count
+    task: Count
+    attempt: Count
+    report: Report
+
+
+class Drain(Message, frozen=True):
+    """The worker is about to leave: no new tasks, please. What runs will still be answered."""
+
+
+HANDSHAKE: tuple[type[Message], ...] = (Hello, Challenge, Proof, Welcome)
+WORKING: tuple[type[Message], ...] = (
+    *(Ping, Pong, Bye, Setup, Shard, Broadcast, Task, Cancel, Forget),
+    *(Ready, Result, Failure, Drain),
+)
+URGENT: frozenset[type[Message]] = frozenset({Ping, Pong, Cancel, Drain})
+"""Messages that may pass between the pieces of another's body; all others keep the order of sending."""

@@ -1,0 +1,71 @@
+"""flworker: the command line of the worker daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from protocol.errors import FlspanError, InputError
+from protocol.secret import read_secret
+
+
+@click.command(context_settings={"auto_envvar_prefix": "FLWORKER", "show_default": True})
+@click.option("--port", type=click.IntRange(0, 65535), required=True, help="Port to listen on; 0 picks a free one.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; beyond loopback a secret is required.")
+@click.option("--devices", default="auto", help="auto, cpu, or a list like cuda:0,cuda:1.")
+@click.option(
+    "--threads-per-device",
+    type=click.IntRange(1),
+    help="Slots on each device.  [default: CPU cores, 4 a GPU]",
+)
+@click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path),
+    help="File with the secret shared with the master (0600).",
+)
+@click.option("--data-root", type=click.Path(path_type=Path), help="Folder where data sets are looked for first.")
+@click.option("--user-code/--no-user-code", default=True, help="Run the files that an authenticated master ships.")
+@click.option("--log-file", type=click.Path(path_type=Path), help="Write the log there instead of to stderr.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option("--leave-with-stdin", is_flag=True, hidden=True, help="Exit when standard input ends.")
+@click.version_option(package_name="flspan")
+def main(
+    *,
+    log_file: Path | None,
+    log_level: str,
+    secret_file: Path | None,
+    **options: object,
+) -> None:
+    """A worker: waits for flmaster and trains the clients it is given.
+
+    \b
+      flworker --port 7000
+    """
+    try:
+        logging.basicConfig(
+            filename=log_file,
+            level=log_level.upper(),
+            format="%(asctime)s %(levelname)s %(message)s",
+        )
+        from worker.daemon import Daemon, WorkerOptions  # imports torch: --help need not wait for it
+
+        secret = None if secret_file is None else read_secret(secret_file)
+
+        async def serve() -> None:
+            await Daemon(WorkerOptions(secret=secret, **options)).run()  # type: ignore[arg-type]  # click has checked
+
+        asyncio.run(serve())
+    except InputError as error:
+        click.echo(f"flworker: {error}", err=True)
+        sys.exit(2)
+    except (FlspanError, OSError) as error:
+        click.echo(f"flworker: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

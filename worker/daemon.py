@@ -1,0 +1,135 @@
+"""The daemon: one listening port, one pool, one master at a time; drains on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fl_core.execution.pool import DevicePool, default_threads, parse_devices
+from protocol.errors import InputError, ProtocolError
+from protocol.fields import WorkerInfo
+from protocol.link import Link
+from protocol.settings import LinkSettings
+from protocol.transport import listen
+from worker.runs import Runs
+from worker.serving import Serving
+
+logger = logging.getLogger("flworker")
+
+DRAIN_S = 30.0
+"""How long a SIGTERM waits for running tasks."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What the command line says."""
+
+    host: str
+    port: int
+    devices: str
+    threads_per_device: int | None
+    secret: bytes | None
+    data_root: Path | None
+    user_code: bool
+    leave_with_stdin: bool
+
+
+class Daemon:
+    """A worker process.
+
+    Args:
+        options: of the command line.
+    """
+
+    def __init__(self, options: WorkerOptions) -> None:
+        devices = parse_devices(options.devices)
+        if not devices:
+            raise InputError("--devices none: a worker needs a device")
+        threads = options.threads_per_device or default_threads(devices[0])
+        # Operations of one thread each, so that all workers of a run round alike; see `[execution] intra_op_threads`.
+        torch.set_num_threads(1)
+        self._options = options
+        self._pool = DevicePool(devices, threads)
+        self._runs = Runs(options.data_root, options.user_code)
+        self._serving: Serving | None = None
+        self._stopping = asyncio.Event()
+        self._info = WorkerInfo(
+            incarnation=uuid.uuid4().hex,
+            name=socket.gethostname(),
+            pid=os.getpid(),
+            slots=self._pool.slots,
+            devices=[str(device) for device in devices],
+            torch=str(torch.__version__),
+            python=platform.python_version(),
+            user_code=options.user_code,
+        )
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; then drain. A second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        if self._options.leave_with_stdin:
+            loop.add_reader(sys.stdin.fileno(), self._stdin)
+        server = await listen(
+            self._options.host,
+            self._options.port,
+            secret=self._options.secret,
+            info=lambda: self._info,
+            settings=LinkSettings(),
+            on_link=self._serve,
+        )
+        logger.info("%s slots on %s, pid %s", self._pool.slots, ", ".join(self._info.devices), self._info.pid)
+        # The line that a supervisor, and `flmaster --spawn`, waits for.
+        print(f"flworker listening on {self._options.host}:{server.port}", flush=True)
+        await self._stopping.wait()
+        await self._drain()
+        await server.close()
+        await asyncio.to_thread(self._pool.close)
+
+    async def _serve(self, link: Link) -> None:
+        if self._serving is not None:
+            logger.warning("a second master, %s, was sent away", link.name)
+            await link.close("busy: this worker serves another master")
+            return
+        logger.info("serving the master %s", link.name)
+        self._serving = Serving(link, self._pool, self._runs.prepare)
+        reason = "done"
+        try:
+            await self._serving.run()
+        except* ProtocolError as group:
+            reason = str(group.exceptions[0])
+        finally:
+            self._serving = None
+            logger.info("the master %s is gone: %s", link.name, reason)
+            await link.close(reason)
+
+    async def _drain(self) -> None:
+        if self._serving is None:
+            return
+        logger.info("draining: %s tasks to finish", self._serving.busy)
+        with suppress(TimeoutError, ProtocolError):
+            async with asyncio.timeout(DRAIN_S):
+                await self._serving.drain()
+
+    def _signalled(self, number: int) -> None:
+        if self._stopping.is_set():
+            os._exit(128 + number)
+        logger.info("%s: leaving", signal.Signals(number).name)
+        self._stopping.set()
+
+    def _stdin(self) -> None:
+        """The pipe from the master that spawned this worker; its end means that the master is gone."""
+        if not os.read(sys.stdin.fileno(), 4096):
+            os._exit(0)
