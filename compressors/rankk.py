@@ -42,7 +42,8 @@ class RankK(Compressor):
     W min(d, K (A + B)) bits: the left vectors and the right ones times their singular values. Where the
     factors would be no shorter than x itself (a prime d, K >= A), x travels as it is and nothing is lost.
     k: an integer >= 1, or a percentage of A = min(A, B) like "10%". The shape is the most nearly square A x B
-    of the flat vector. Not PowerSGD (1905.13727), which is one power iteration and no projection.
+    of the flat vector. Not PowerSGD (1905.13727), which is one power iteration and no projection. Its factors
+    are LAPACK's: the one operator whose bytes may depend on the number of intra-op threads.
     """
 
     k: int | str

@@ -25,9 +25,7 @@ def test_every_event_survives_json(event: Event) -> None:
 
 def test_a_diverged_metric_survives_json() -> None:
     """nan and inf are measurements; they are stored as such."""
-    event = RoundFinished(
-        time_s=1.0, run="r", round=3, metrics={"f": math.nan, "grad_norm": math.inf, "clients": 3}
-    )
+    event = RoundFinished(time_s=1.0, run="r", round=3, metrics={"f": math.nan, "grad_norm": math.inf, "clients": 3})
     back = decode(json.loads(json.dumps(encode(event))))
     assert isinstance(back, RoundFinished)
     assert math.isnan(back.metrics["f"])

@@ -68,9 +68,7 @@ def test_another_experiment_is_refused(tmp_path: Path) -> None:
 def test_two_masters_cannot_hold_one_folder(tmp_path: Path) -> None:
     """A real second process is refused while the first lives, and let in after."""
     folder = folder_in(tmp_path)
-    script = (
-        "import sys; from pathlib import Path; from master.runs import RunLock; RunLock(Path(sys.argv[1]))"
-    )
+    script = "import sys; from pathlib import Path; from master.runs import RunLock; RunLock(Path(sys.argv[1]))"
     command = [sys.executable, "-c", script, str(folder.path)]
     with folder.open(TOML, {}):
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
