@@ -47,7 +47,9 @@ def _on_cpu(x: Tensor, order: float) -> Floats:
     if order in (1.0, 2.0) and x.dtype is not torch.float64:
         # Sums of non-negative numbers round to no less than each, so neither norm falls below max |x_j|.
         total = _reduce(x, order, ones)
-        return np.sqrt(total, out=total) if order == 2 else total
+        if order == 2:
+            np.sqrt(total, out=total)
+        return total
     # Powers of doubles may leave the range of doubles; a power of two brings them back without rounding.
     largest = _reduce(x, math.inf, ones)
     scale = np.exp2(np.frexp(largest)[1].clip(-1000, 1000))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
+from master.spawn import SpawnedWorkers, spawn_arguments
 from protocol.errors import FlspanError, InputError
 from protocol.secret import read_secret
 
@@ -63,10 +66,11 @@ def main(
     *,
     experiment: Path,
     workers: str,
+    spawn: int,
     overrides: tuple[str, ...],
     secret_file: Path | None,
     log_file: Path | None,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Runs EXPERIMENT (a TOML file), every run of its sweep, on local devices and on all workers.
 
@@ -77,21 +81,21 @@ def main(
     """
     try:
         logging.basicConfig(filename=log_file, level="WARNING", format="%(asctime)s %(levelname)s %(message)s")
-        from fl_core.experiment.reading import read_experiments  # imports torch: --help need not wait for it
-        from fl_core.plugins import verify_house
-        from master.daemon import Master, MasterOptions
-
-        verify_house()
-        experiments = read_experiments(experiment, overrides)
-        settings = MasterOptions(
-            workers=tuple(part.strip() for part in workers.split(",") if part.strip()),
-            secret=None if secret_file is None else read_secret(secret_file),
-            command_line=tuple(sys.argv),
-            **options,  # type: ignore[arg-type]  # click has checked
-        )
+        secret = None if secret_file is None else read_secret(secret_file)
 
         async def run() -> int:
-            return await Master(settings, sys.stdout).run(experiments)
+            async with AsyncExitStack() as stack:
+                spawned = None if not spawn else await _spawned(stack, spawn, options)
+                from fl_core.experiment.reading import read_experiments  # torch: --help need not wait for it
+                from fl_core.plugins import verify_house
+                from master.daemon import Master, MasterOptions
+
+                verify_house()
+                addresses = tuple(part.strip() for part in workers.split(",") if part.strip())
+                command_line = tuple(sys.argv)
+                settings = MasterOptions(workers=addresses, secret=secret, command_line=command_line, **options)
+                experiments = read_experiments(experiment, overrides)
+                return await Master(settings, sys.stdout, spawned).run(experiments)
 
         sys.exit(asyncio.run(run()))
     except InputError as error:
@@ -100,6 +104,15 @@ def main(
     except (FlspanError, OSError) as error:
         click.echo(f"flmaster: {error}", err=True)
         sys.exit(1)
+
+
+async def _spawned(stack: AsyncExitStack, count: int, options: dict[str, Any]) -> SpawnedWorkers:
+    """Launch the workers first: while they import torch, so does this process."""
+    arguments = spawn_arguments(count, options["threads_per_device"], options["data_root"])
+    workers = SpawnedWorkers(count, options["runs_dir"] / "worker-logs", arguments)
+    stack.push_async_callback(workers.close)
+    await workers.launch()
+    return workers
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ class MasterOptions:
     workers: tuple[str, ...]
     devices: str
     threads_per_device: int | None
-    spawn: int
     reference: bool
     data_root: Path | None
     runs_dir: Path
@@ -51,9 +50,11 @@ class Master:
 
     Args:
         out: where the plain log goes when there is no dashboard.
+        spawned: workers of this run alone, already launched; closed by whoever made them.
     """
 
-    def __init__(self, options: MasterOptions, out: TextIO) -> None:
+    def __init__(self, options: MasterOptions, out: TextIO, spawned: SpawnedWorkers | None = None) -> None:
+        self._spawned = spawned
         self._options = options
         self._out = out
         self._stream = EventStream(time.time)
@@ -111,13 +112,11 @@ class Master:
         self._cluster = cluster
         addresses, secret = list(options.workers), options.secret
         links = [WorkerLink(cluster, address, secret, LinkSettings()) for address in addresses]
-        if options.spawn:
-            spawned = SpawnedWorkers(options.spawn, self._log_folder(), self._spawn_arguments())
-            stack.push_async_callback(spawned.close)
-            for address in await spawned.start():
-                links.append(WorkerLink(cluster, address, spawned.secret, LinkSettings()))
+        if self._spawned is not None:
+            for address in await self._spawned.addresses():
+                links.append(WorkerLink(cluster, address, self._spawned.secret, LinkSettings()))
         # Workers alone when they are spawned on this very machine, unless local devices are asked for by name.
-        devices = [] if options.spawn and options.devices == "auto" else parse_devices(options.devices)
+        devices = [] if self._spawned is not None and options.devices == "auto" else parse_devices(options.devices)
         if devices and not options.reference:
             pool = DevicePool(devices, options.threads_per_device or default_threads(devices[0]))
             stack.callback(pool.close)
@@ -133,19 +132,6 @@ class Master:
             stack.push_async_callback(_cancelled, task)
         reporter = asyncio.create_task(StatusReporter(cluster, links).run())
         stack.push_async_callback(_cancelled, reporter)
-
-    def _spawn_arguments(self) -> list[str]:
-        options = self._options
-        cores = default_threads(torch.device("cpu"))
-        threads = options.threads_per_device or max(1, cores // options.spawn)
-        arguments = ["--threads-per-device", str(threads)]
-        arguments += ["--data-root", str(options.data_root)] if options.data_root else []
-        return arguments if torch.cuda.is_available() else [*arguments, "--devices", "cpu"]
-
-    def _log_folder(self) -> Path:
-        folder = self._options.runs_dir / "worker-logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def _pause(self) -> None:
         self._cluster.pause(not self._cluster.paused)

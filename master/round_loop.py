@@ -188,9 +188,8 @@ class RoundLoop:
 
     def _finish_round_zero(self) -> None:
         """The starting point is measured too: curves begin at x0."""
-        due = bool(self.session.experiment.evaluate.metrics)
-        self._emit(events.RoundFinished(time_s=time.time(), run=self.run_name, round=0, metrics={}, evaluates=due))
-        if due:
+        if self.session.experiment.evaluate.metrics:
+            self._emit(events.RoundFinished(time_s=time.time(), run=self.run_name, round=0, metrics={}, evaluates=True))
             self._alongside(self._evaluation(0, self._server.x))
 
     # --- beside the rounds -----------------------------------------------------------------------------------------

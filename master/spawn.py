@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from fl_core.errors import RunError
+from protocol.errors import RunError  # not from fl_core: this module must not wait for torch
 from protocol.secret import new_secret, write_secret
 
 _START_S = 60.0
@@ -34,10 +34,16 @@ class SpawnedWorkers:
         self._arguments = arguments
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._watching: list[asyncio.Task[None]] = []
+        self._secret_folders: dict[int, tempfile.TemporaryDirectory[str]] = {}
 
-    async def start(self) -> list[str]:
-        """Start them all; their addresses. Raises RunError with the end of a worker's log if one does not start."""
-        ports = await asyncio.gather(*(self._start_one(number, 0) for number in range(self._count)))
+    async def launch(self) -> None:
+        """Start the processes, and do not wait: they take as long to import torch as this process does."""
+        for number in range(self._count):
+            await self._launch(number, 0)
+
+    async def addresses(self) -> list[str]:
+        """Where they listen, once they do. Raises RunError with the end of a worker's log if one does not start."""
+        ports = await asyncio.gather(*(self._port(number) for number in range(self._count)))
         self._watching = [asyncio.create_task(self._keep(k, port)) for k, port in enumerate(ports)]
         return [f"127.0.0.1:{port}" for port in ports]
 
@@ -45,6 +51,8 @@ class SpawnedWorkers:
         """Ask them to leave; do not wait long."""
         for watching in self._watching:
             watching.cancel()
+        for folder in self._secret_folders.values():
+            folder.cleanup()
         for process in self._processes.values():
             if process.returncode is None:
                 process.terminate()
@@ -65,18 +73,21 @@ class SpawnedWorkers:
         """Start a worker that died anew, on its old port, where its link dials it."""
         while True:
             await self._processes[number].wait()
+            await self._launch(number, port)
             with suppress(RunError):  # the log says why; the next attempt may fare better
-                await self._start_one(number, port)
+                await self._port(number)
             await asyncio.sleep(_RESTART_S)
 
-    async def _start_one(self, number: int, port: int) -> int:
-        log = self._log_folder / f"worker-{number}.txt"
-        with tempfile.TemporaryDirectory(prefix="flspan-") as folder, log.open("ab") as errors:
-            secret_file = Path(folder) / "secret"
-            write_secret(secret_file, self.secret)  # read at start-up: gone again before the first round
-            command = [sys.executable, "-m", "worker.cli", "--port", str(port), "--leave-with-stdin"]
-            command += ["--secret-file", str(secret_file), *self._arguments]
-            process = await asyncio.create_subprocess_exec(
+    async def _launch(self, number: int, port: int) -> None:
+        folder = tempfile.TemporaryDirectory(prefix="flspan-")
+        secret_file = Path(folder.name) / "secret"
+        write_secret(secret_file, self.secret)  # read at start-up: gone again before the first round
+        self._secret_folders[number] = folder
+        command = [sys.executable, "-m", "worker.cli", "--port", str(port), "--leave-with-stdin"]
+        command += ["--secret-file", str(secret_file), *self._arguments]
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        with self._log(number).open("ab") as errors:
+            self._processes[number] = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,  # its end tells the worker that we are gone
                 stdout=asyncio.subprocess.PIPE,
@@ -84,16 +95,23 @@ class SpawnedWorkers:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the master, which ends its workers in order
             )
-            self._processes[number] = process
-            assert process.stdout is not None
-            line = b""
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_START_S):
-                    line = await process.stdout.readline()
+
+    async def _port(self, number: int) -> int:
+        """The port a launched worker says it listens on; by then it has read its secret, which goes away."""
+        stdout = self._processes[number].stdout
+        assert stdout is not None
+        line = b""
+        with self._secret_folders.pop(number), suppress(TimeoutError):
+            async with asyncio.timeout(_START_S):
+                line = await stdout.readline()
         if not line.startswith(b"flworker listening on "):
-            tail = log.read_text(errors="replace").strip().splitlines()[-3:]
-            raise RunError(f"a spawned worker did not start: {' / '.join(tail) or 'no output'} (log: {log})")
+            tail = self._log(number).read_text(errors="replace").strip().splitlines()[-3:]
+            told = " / ".join(tail) or "no output"
+            raise RunError(f"a spawned worker did not start: {told} (log: {self._log(number)})")
         return int(line.decode().rpartition(":")[2])
+
+    def _log(self, number: int) -> Path:
+        return self._log_folder / f"worker-{number}.txt"
 
 
 def _environment() -> dict[str, str]:
@@ -102,3 +120,10 @@ def _environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FLWORKER_")}
     path = kept.get("PYTHONPATH")
     return {**kept, "PYTHONPATH": home if not path else os.pathsep.join((home, path))}
+
+
+def spawn_arguments(count: int, threads_per_device: int | None, data_root: Path | None) -> list[str]:
+    """What `count` workers on this machine are told, so that together they use each core once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    arguments = ["--threads-per-device", str(threads_per_device or max(1, cores // count))]
+    return [*arguments, "--data-root", str(data_root)] if data_root else arguments

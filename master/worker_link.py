@@ -26,6 +26,7 @@ from protocol.transport import dial
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 5.0
 """Between attempts to reach a worker: exponential with full jitter, for ever."""
+_CLOSED_HERE = "closed by the master"
 
 
 @dataclass
@@ -237,7 +238,7 @@ class WorkerLink:
         self._incarnations += 1
         executor = RemoteExecutor(self._cluster, link, self.address, self._incarnations)
         serving = asyncio.create_task(executor.serve())
-        reason = "closed by the master"
+        reason = _CLOSED_HERE
         try:
             for run in list(self._cluster.runs.values()):
                 executor.prepare(run)
@@ -277,7 +278,8 @@ class WorkerLink:
             return
         self.executor = None
         self._cluster.lose(executor)
-        self._cluster.emit(events.WorkerLost(time_s=time.time(), name=self.address, reason=reason))
+        if reason != _CLOSED_HERE:
+            self._cluster.emit(events.WorkerLost(time_s=time.time(), name=self.address, reason=reason))
 
     def _warn(self, text: str) -> None:
         if text != self._said:  # once, not at every attempt

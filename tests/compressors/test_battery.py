@@ -195,7 +195,7 @@ def test_threads_change_nothing(compressor: Compressor, generators: Generators) 
 
 
 @every_operator
-@pytest.mark.parametrize("d", [1, 2, 30])
+@pytest.mark.parametrize("d", [2, 30])
 def test_omega_delta_and_bias_hold(compressor: Compressor, d: int, draw: Callable[..., Any]) -> None:
     """E C(x) = x where `unbiased` says so, and the error stays within omega or 1 - delta, on unlike vectors."""
     vectors = [
@@ -207,7 +207,7 @@ def test_omega_delta_and_bias_hold(compressor: Compressor, d: int, draw: Callabl
     omega, delta = compressor.omega(d), compressor.delta(d)
     assert compressor.unbiased <= (omega is not None)
     for x in vectors:
-        sample = draw(compressor, x, 4000)
+        sample = draw(compressor, x, 2000)
         if omega is not None:
             assert sample.is_unbiased(), (x, sample.bias())
             assert sample.is_within(omega), (x, sample.error)
