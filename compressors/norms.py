@@ -55,8 +55,8 @@ def _on_cpu(x: Tensor, order: float) -> Floats:
     scale = np.exp2(np.frexp(largest)[1].clip(-1000, 1000))
     total = _reduce(x, order, scale)
     with np.errstate(over="ignore"):  # the caller looks for inf
-        norms = (np.sqrt(total) if order == 2 else total ** (1 / order)) * scale
-    return np.maximum(norms, largest)
+        norms: Floats = (np.sqrt(total) if order == 2 else total ** (1 / order)) * scale
+    return np.maximum(norms, largest, out=norms)
 
 
 def _reduce(x: Tensor, order: float, scale: Floats) -> Floats:

@@ -15,16 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fl_core.experiment.schema import EVALUATED_METRICS
 from fl_core.oracle import Oracle
 
 if TYPE_CHECKING:
     from fl_core.problem import Problem
-
-EVALUATED = ("f", "grad_norm", "distance", "loss", "accuracy", "accuracy_top5")
-ROUND = (
-    "round", "clients", "loss_train", "direction_norm", "oracle_calls", "bits_up", "bits_down",
-    "wire_bytes_sent", "wire_bytes_received", "gpu_memory_bytes", "round_s", "elapsed_s",
-)  # fmt: skip
 
 _BATCH = 4096
 """Samples in one forward pass of an evaluation."""
@@ -47,7 +42,7 @@ def evaluate(problem: Problem, oracle: Oracle, x: Tensor, names: Iterable[str]) 
         found["distance"] = float(torch.linalg.vector_norm(x.double() - problem.x_star.to(x.device)))
     if asked & {"loss", "accuracy", "accuracy_top5"} and problem.test is not None:
         found |= _on_test_set(problem, oracle, x, classes=bool(asked & {"accuracy", "accuracy_top5"}))
-    return {name: found[name] for name in EVALUATED if name in asked and name in found}
+    return {name: found[name] for name in EVALUATED_METRICS if name in asked and name in found}
 
 
 def full_objective(problem: Problem, oracle: Oracle, x: Tensor, gradient: bool) -> tuple[float, Tensor | None]:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compressors.build import build as build_compressor
-from compressors.contraction import contraction
-
 from compressors.compressor import Compressor, Layout
+from compressors.contraction import contraction
 from fl_core import plugins
 from fl_core.algorithm import Algorithm
 from fl_core.client import LocalWork

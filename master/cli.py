@@ -88,7 +88,8 @@ def main(
                 spawned = None if not spawn else await _spawned(stack, spawn, options)
                 from fl_core.experiment.reading import read_experiments  # torch: --help need not wait for it
                 from fl_core.plugins import verify_house
-                from master.daemon import Master, MasterOptions
+                from master.daemon import Master
+                from master.options import MasterOptions
 
                 verify_house()
                 addresses = tuple(part.strip() for part in workers.split(",") if part.strip())

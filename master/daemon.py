@@ -9,8 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 import torch
@@ -23,26 +21,11 @@ from master.event_stream import EventStream
 from master.local_executor import LocalExecutor
 from master.observers.text_log import TextLog
 from master.one_run import OneRun
+from master.options import MasterOptions
 from master.spawn import SpawnedWorkers
 from master.status import StatusReporter
 from master.worker_link import WorkerLink
 from protocol.settings import LinkSettings
-
-
-@dataclass(frozen=True)
-class MasterOptions:
-    """What the command line says."""
-
-    workers: tuple[str, ...]
-    devices: str
-    threads_per_device: int | None
-    reference: bool
-    data_root: Path | None
-    runs_dir: Path
-    resume: bool
-    dashboard: bool
-    secret: bytes | None
-    command_line: tuple[str, ...]
 
 
 class Master:

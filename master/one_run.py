@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
@@ -22,12 +21,10 @@ from master.cluster import Cluster
 from master.event_stream import EventStream, Observer
 from master.observers.metrics_jsonl import EventLog, MetricsLog
 from master.observers.text_log import TextLog
+from master.options import MasterOptions
 from master.reference_loop import ReferenceLoop
 from master.round_loop import Outcome, RoundLoop
 from master.runs import RunFolder, environment, run_name, write_whole
-
-if TYPE_CHECKING:
-    from master.daemon import MasterOptions
 
 
 class OneRun:

@@ -51,60 +51,54 @@ def test_every_file_of_the_issue_is_there() -> None:
 
 @every_operator
 @every_dtype
-@pytest.mark.parametrize("d", LENGTHS)
 def test_value_is_what_the_payload_decodes_to(
-    compressor: Compressor, dtype: torch.dtype, d: int, generators: Generators, same_bits: SameBits
+    compressor: Compressor, dtype: torch.dtype, generators: Generators, same_bits: SameBits
 ) -> None:
     """Bit for bit, with generators the receiver re-creates; and x is neither changed nor shared."""
-    x = _stack(5, d, dtype)
-    before = x.clone()
-    encoded = compressor.encode(x, generators(5))
-    assert encoded.value.shape == x.shape
-    assert encoded.value.dtype is dtype
-    assert encoded.payload.dtype == np.uint8
-    assert len(encoded.sizes) == 5
-    assert sum(encoded.sizes) == encoded.payload.size
-    decoded = compressor.decode(encoded.payload, encoded.sizes, Layout(d, dtype), generators(5))
-    assert same_bits(decoded, encoded.value)
-    assert same_bits(x, before)
-    x.fill_(7)
-    assert same_bits(decoded, encoded.value)
-    assert same_bits(
-        compressor.decode(encoded.payload, encoded.sizes, Layout(d, dtype), generators(5)), decoded
-    )
+    for d in LENGTHS:
+        x = _stack(5, d, dtype)
+        before, like = x.clone(), Layout(d, dtype)
+        encoded = compressor.encode(x, generators(5))
+        assert encoded.value.shape == x.shape
+        assert encoded.value.dtype is dtype
+        assert encoded.payload.dtype == np.uint8
+        assert len(encoded.sizes) == 5
+        assert sum(encoded.sizes) == encoded.payload.size
+        assert same_bits(x, before)
+        decoded = compressor.decode(encoded.payload, encoded.sizes, like, generators(5))
+        assert same_bits(decoded, encoded.value)
+        x.fill_(7)
+        assert same_bits(decoded, encoded.value)
+        assert same_bits(compressor.decode(encoded.payload, encoded.sizes, like, generators(5)), decoded)
 
 
 @every_operator
 @every_dtype
-@pytest.mark.parametrize("d", [1, 3, 101, 1000, 70_000])
 def test_a_stack_is_its_rows(
-    compressor: Compressor, dtype: torch.dtype, d: int, generators: Generators, same_bits: SameBits
+    compressor: Compressor, dtype: torch.dtype, generators: Generators, same_bits: SameBits
 ) -> None:
-    """Encoding or decoding G clients together gives the bytes of each alone, whoever they share the stack with."""
-    x = _stack(3, d, dtype)
-    together = compressor.encode(x, generators(3))
-    decoded = compressor.decode(together.payload, together.sizes, Layout(d, dtype), generators(3))
-    for g, piece in enumerate(together.split()):
-        alone = compressor.encode(x[g : g + 1], generators(3)[g : g + 1])
-        assert np.array_equal(alone.payload, piece)
-        assert same_bits(alone.value, together.value[g : g + 1])
-        one = compressor.decode(piece, (piece.size,), Layout(d, dtype), generators(3)[g : g + 1])
-        assert same_bits(one, decoded[g : g + 1])
+    """Encoding or decoding G clients together gives the bytes of each alone, whoever shares the stack."""
+    for d in (1, 3, 101, 1000, 70_000):
+        x, like = _stack(3, d, dtype), Layout(d, dtype)
+        together = compressor.encode(x, generators(3))
+        decoded = compressor.decode(together.payload, together.sizes, like, generators(3))
+        for g, piece in enumerate(together.split()):
+            alone = compressor.encode(x[g : g + 1], generators(3)[g : g + 1])
+            assert np.array_equal(alone.payload, piece)
+            assert same_bits(alone.value, together.value[g : g + 1])
+            one = compressor.decode(piece, (piece.size,), like, generators(3)[g : g + 1])
+            assert same_bits(one, decoded[g : g + 1])
 
 
 @every_operator
 @every_dtype
-@pytest.mark.parametrize("d", LENGTHS)
-def test_bits_are_the_bytes_sent(
-    compressor: Compressor, dtype: torch.dtype, d: int, generators: Generators
-) -> None:
-    """The mean payload is within 16 bytes a vector of `bits(d)`."""
-    draws = 300
-    sizes = np.array(compressor.encode(_stack(draws, d, dtype), generators(draws)).sizes, dtype=float)
-    chance = 6 * sizes.std() / np.sqrt(draws)
-    assert abs(sizes.mean() - compressor.bits(d, dtype) / 8) <= 16 + chance
-    if sizes.std() == 0:
-        assert abs(sizes[0] - compressor.bits(d, dtype) / 8) <= 16
+def test_bits_are_the_bytes_sent(compressor: Compressor, dtype: torch.dtype, generators: Generators) -> None:
+    """The payload, or its mean where its length is random, is within 16 bytes a vector of `bits(d)`."""
+    draws = 200
+    for d in LENGTHS:
+        sizes = np.array(compressor.encode(_stack(draws, d, dtype), generators(draws)).sizes, dtype=float)
+        chance = 6 * sizes.std() / np.sqrt(draws)
+        assert abs(sizes.mean() - compressor.bits(d, dtype) / 8) <= 16 + chance
 
 
 @every_operator
@@ -120,15 +114,13 @@ def test_zero_stays_zero(compressor: Compressor, dtype: torch.dtype, generators:
 
 @every_operator
 @every_dtype
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_non_finite_rows_are_named(
-    compressor: Compressor, dtype: torch.dtype, bad: float, generators: Generators
-) -> None:
+def test_non_finite_rows_are_named(compressor: Compressor, dtype: torch.dtype, generators: Generators) -> None:
     """NaN and inf raise, with the row."""
-    x = _stack(4, 30, dtype)
-    x[2, 17] = bad
-    with pytest.raises(NonFiniteError, match="row 2 "):
-        compressor.encode(x, generators(4))
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        x = _stack(4, 30, dtype)
+        x[2, 17] = bad
+        with pytest.raises(NonFiniteError, match="row 2 "):
+            compressor.encode(x, generators(4))
 
 
 @every_operator
@@ -149,9 +141,7 @@ def test_extremes_stay_finite(compressor: Compressor, dtype: torch.dtype, genera
 
 
 @every_operator
-def test_a_strided_stack_is_read_right(
-    compressor: Compressor, generators: Generators, same_bits: SameBits
-) -> None:
+def test_a_strided_stack_is_read_right(compressor: Compressor, generators: Generators, same_bits: SameBits) -> None:
     """A transposed or graph-attached stack encodes like its plain copy."""
     x = _stack(30, 4, torch.float32).T
     assert not x.is_contiguous()
@@ -164,9 +154,9 @@ def test_a_strided_stack_is_read_right(
 
 
 @every_operator
-@pytest.mark.parametrize("d", [30, 1000])
-def test_wrong_lengths_are_refused(compressor: Compressor, d: int, generators: Generators) -> None:
+def test_wrong_lengths_are_refused(compressor: Compressor, generators: Generators) -> None:
     """A byte too many or too few, or sizes that do not add up, is a PayloadError."""
+    d = 300
     encoded = compressor.encode(_stack(1, d, torch.float32), generators(1))
     like = Layout(d)
     longer = np.append(encoded.payload, np.uint8(0))

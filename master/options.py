@@ -1,0 +1,22 @@
+"""What the command line of flmaster says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class MasterOptions:
+    """Of one start of the daemon, for all its runs."""
+
+    workers: tuple[str, ...]
+    devices: str
+    threads_per_device: int | None
+    reference: bool
+    data_root: Path | None
+    runs_dir: Path
+    resume: bool
+    dashboard: bool
+    secret: bytes | None
+    command_line: tuple[str, ...]
