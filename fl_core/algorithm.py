@@ -1,8 +1,9 @@
 """Algorithm 1, generalised FedAvg, as eight methods (Burlachenko, Horváth, Richtárik 2021, arXiv 2202.03099).
 
-A method of federated optimisation is one file with one subclass of `Algorithm`: a frozen dataclass of hyper-parameters,
-up to four nested records (`fl_core.state`), and those of the eight methods in which it differs from FedAvg-like defaults.
-It is written for one client, in one thread, with flat vectors `[d]`; threads, devices and machines are not its business.
+A method of federated optimisation is one file with one subclass of `Algorithm`: a frozen dataclass of
+hyper-parameters, up to four nested records (`fl_core.state`), and those of the eight methods in which it differs from
+FedAvg-like defaults. It is written for one client, in one thread, with flat vectors `[d]`; threads, devices and
+machines are not its business.
 """
 
 from __future__ import annotations

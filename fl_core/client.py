@@ -128,7 +128,7 @@ class Client:
         return x
 
     def pseudo_gradient(self, x0: Tensor, x: Tensor) -> Tensor:
-        """(x0 - x)/(τ η_l): what τ local steps say the gradient is. With one plain step, that step's gradient itself."""
+        """(x0 - x)/(τ η_l): what τ local steps say the gradient is. With one plain step, its very gradient."""
         if self._single_gradient is not None:
             return self._single_gradient
         return (x0 - x) / (self.steps * self.lr)

@@ -81,7 +81,8 @@ class Schedule:
     """The server's step size by round: `[server] schedule`, as torch.optim.lr_scheduler defines each.
 
     Args:
-        name: "constant" | "step" (step_size, gamma) | "exponential" (gamma) | "cosine" (eta_min) | "linear" (end_factor).
+        name: "constant" | "step" (step_size, gamma) | "exponential" (gamma) | "cosine" (eta_min) | "linear"
+            (end_factor).
         lr: the step size of round 1.
         rounds: of the whole run.
     """

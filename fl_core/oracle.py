@@ -1,7 +1,7 @@
 """The oracle of one pool slot: value and gradient of a batch's loss at a flat point x `[d]`.
 
-It owns one replica of the model whose parameters are views into one flat buffer; asking at x is a copy into that buffer,
-one forward and one backward. A replica belongs to one thread at a time.
+It owns one replica of the model whose parameters are views into one flat buffer; asking at x is a copy into that
+buffer, one forward and one backward. A replica belongs to one thread at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every random number of a run is keyed by what it is for, never by who draws it.
 
-A key is (seed, round, client, purpose): the same key gives the same numbers on any thread, worker or attempt. Numbers are
-drawn from CPU generators, so that a master without a GPU can re-create what a worker with one has drawn.
+A key is (seed, round, client, purpose): the same key gives the same numbers on any thread, worker or attempt. Numbers
+are drawn from CPU generators, so that a master without a GPU can re-create what a worker with one has drawn.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def sample_clients(kind: str, n: int, per_round: int, seed: int, round: int) -> 
 
 
 def cut(clients: tuple[int, ...], size: int) -> tuple[tuple[int, ...], ...]:
-    """Cohorts of `size` consecutive participants (the last may be smaller). A cohort is a task and a unit of summation."""
+    """Cohorts of `size` consecutive participants (the last may be smaller): a task, and a unit of summation."""
     return tuple(clients[start : start + size] for start in range(0, len(clients), size))
 
 

@@ -1,7 +1,7 @@
 """What an algorithm keeps and sends: four small typed records, declared inside it.
 
-`ServerState` stays on the server, `Memory` stays with one client between its rounds, `Broadcast` goes from the server to
-the clients beside x, `Reply` comes back. A field is a tensor (by default of shape `[d]`) or a plain number.
+`ServerState` stays on the server, `Memory` stays with one client between its rounds, `Broadcast` goes from the server
+to the clients beside x, `Reply` comes back. A field is a tensor (by default of shape `[d]`) or a plain number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tensors as raw bytes and back, without copying: what crosses the network or lies in a file is little-endian memory."""
+"""Tensors as raw bytes and back, without copying: what crosses the network or lies in a file is their memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cohort: a few clients whose local work is one task. Here they run one by one, on one slot's replica of the model."""
+"""A cohort: a few clients whose local work is one task. Here they run one by one, on one slot's replica."""
 
 from __future__ import annotations
 
