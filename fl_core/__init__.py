@@ -8,6 +8,7 @@ What a user's own files import:
 from fl_core.algorithm import Algorithm
 from fl_core.client import Client, Message
 from fl_core.datasets import FederatedData, Samples
+from fl_core.gradient_method import GradientMethod, InitialRound
 from fl_core.replies import Replies
 from fl_core.server import Server
 from fl_core.state import State, zeros
@@ -16,6 +17,8 @@ __all__ = [
     "Algorithm",
     "Client",
     "FederatedData",
+    "GradientMethod",
+    "InitialRound",
     "Message",
     "Replies",
     "Samples",

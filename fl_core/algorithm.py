@@ -42,8 +42,11 @@ class Algorithm:
     class Reply(State):
         """Comes back from a client: tensors, or messages made by `client.compress`."""
 
-    compressor: ClassVar[Literal["any", "unbiased", "contraction"]] = "any"
+    compressor: ClassVar[Literal["any", "unbiased", "contraction", "lossless"]] = "any"
     """What the method needs of the uplink operator; an unbiased one is scaled by 1/(1+omega) to make a contraction."""
+
+    participation: ClassVar[Literal["any", "full"]] = "any"
+    """Whether it works when only some of the clients take part in a round."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -105,5 +108,8 @@ class Algorithm:
     # --- theory --------------------------------------------------------------------------------------------------
 
     def theoretical_step(self, setting: Setting) -> Step | None:
-        """The step size its theorem allows, for `[server] optimizer = { lr = "theory" }`; None where there is none."""
+        """The step size its theorem allows, for `[server] optimizer = { lr = "theory" }`; None where there is none.
+
+        Import `fl_core.theory` inside: it brings SciPy, which a worker never needs.
+        """
         return None

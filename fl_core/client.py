@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from compressors.compressor import Compressor
+from fl_core.algorithm import Algorithm
+from fl_core.errors import ExperimentError
 from fl_core.estimators import Estimator
 from fl_core.optimizers import FlatOptimizer
 from fl_core.oracle import Oracle
 from fl_core.randomness import generator
-
-if TYPE_CHECKING:
-    from fl_core.algorithm import Algorithm
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +56,14 @@ class LocalWork:
         )
 
 
+def omega_of(compressor: Compressor, d: int) -> float:
+    """ω of an unbiased operator on `[d]`. Raises ExperimentError if it is biased."""
+    omega = compressor.omega(d)
+    if omega is None:
+        raise ExperimentError("is biased, so it has no omega: the algorithm asks for one", path="uplink.name")
+    return omega
+
+
 class Client:
     """Client i in round t.
 
@@ -66,6 +73,7 @@ class Client:
         steps: local steps of this round; lr: η_l.
         memory: its Memory record; assign its fields to change what the client remembers.
         round: t, from 1.
+        x0: the point `[d]` its local steps of this round start from (empty before).
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class Client:
         self.lr = work.lr
         self.steps = work.estimator.local_steps(self.m)
         self.optimizer = FlatOptimizer(*work.optimizer)
+        self.x0 = torch.empty(0)
         self.oracle_calls = 0
         self.loss_sum: Tensor | float = 0.0
         self.loss_count = 0
@@ -86,6 +95,7 @@ class Client:
         self._oracle = oracle
         self._step = 0
         self._batch: tuple[int, Sequence[Tensor]] | None = None
+        self._method: tuple[Algorithm, Any] = (Algorithm(), None)
         self._single_gradient: Tensor | None = None
         self._compressions = 0
 
@@ -93,18 +103,11 @@ class Client:
 
     def gradient(self, x: Tensor) -> Tensor:
         """Stochastic gradient of f_i at x `[d]`, on the samples of the present local step (the same for every x)."""
-        inputs, targets = self._samples()
-        g, value = self._oracle.gradient(x, inputs, targets)
-        size = targets.shape[0]
-        self.oracle_calls += size
-        self.loss_sum = self.loss_sum + value.double() * size
-        self.loss_count += size
-        return g
+        return self._asked(x, *self._samples())
 
     def full_gradient(self, x: Tensor) -> Tensor:
         """∇f_i(x) `[d]` over all of the client's samples."""
-        self.oracle_calls += self.m
-        return self._oracle.gradient(x, self.inputs, self.targets)[0]
+        return self._asked(x, self.inputs, self.targets)
 
     def loss(self, x: Tensor) -> Tensor:
         """f_i at x on the samples of the present local step; a tensor of one number."""
@@ -114,17 +117,9 @@ class Client:
 
     def run(self, algorithm: Algorithm, x0: Tensor, s: Any) -> Tensor:
         """The local steps of Algorithm 1 from x0 `[d]`: for k < τ, g = LocalGradient, x = ClientOpt(x, g)."""
-        steps = algorithm.local_steps(self, s)
-        x = self.optimizer.start(x0)
-        self._single_gradient = None
-        for k in range(steps):
-            self._step = k
-            g = algorithm.local_gradient(self, x, s)
-            if steps == 1 and self._work.plain_sgd:
-                self._single_gradient = g
-            x = algorithm.client_opt(self, x, g)
-        self.steps = steps
-        self._step = steps
+        self.steps = algorithm.local_steps(self, s)
+        self._method = (algorithm, s)
+        x, self._single_gradient = self._walk(x0)
         return x
 
     def pseudo_gradient(self, x0: Tensor, x: Tensor) -> Tensor:
@@ -135,20 +130,34 @@ class Client:
 
     def pseudo_gradient_at(self, y: Tensor) -> Tensor:
         """The pseudo-gradient of the same local steps, on the same samples, from another point y `[d]`."""
-        if self._single_gradient is not None:
-            self._step = 0
-            g = self.gradient(y)
-            self._step = self.steps
-            return g
-        optimizer = FlatOptimizer(*self._work.optimizer)
-        x = optimizer.start(y)
+        x0, optimizer = self.x0, self.optimizer  # the optimizer's vector is the x that the caller holds
+        self.optimizer = FlatOptimizer(*self._work.optimizer)
+        try:
+            x, single = self._walk(y)
+        finally:
+            self.x0, self.optimizer = x0, optimizer
+        return (y - x) / (self.steps * self.lr) if single is None else single
+
+    def _walk(self, x0: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The local steps from x0: where they end; and the direction, if it was one step x0 - η_l g."""
+        algorithm, s = self._method
+        plain = self._work.plain_sgd and type(algorithm).client_opt is Algorithm.client_opt
+        self.x0 = x0
+        x = self.optimizer.start(x0)
+        g: Tensor | None = None
         for k in range(self.steps):
             self._step = k
-            x = optimizer.step(x, self.gradient(x))
+            g = algorithm.local_gradient(self, x, s)
+            x = algorithm.client_opt(self, x, g)
         self._step = self.steps
-        return (y - x) / (self.steps * self.lr)
+        return x, g if plain and self.steps == 1 else None
 
     # --- what it sends -------------------------------------------------------------------------------------------
+
+    @property
+    def omega(self) -> float:
+        """ω of the uplink operator: E|C(v) - v|² <= ω |v|². Raises ExperimentError if it is biased."""
+        return omega_of(self._work.compressor, self._oracle.d)
 
     def compress(self, v: Tensor) -> Message:
         """C(v) by the experiment's uplink operator, with randomness of its own each time it is called."""
@@ -160,6 +169,14 @@ class Client:
     def generator(self, *purpose: int | str) -> torch.Generator:
         """A generator for a purpose of the algorithm's own, keyed by (seed, round, client, purpose)."""
         return generator(self._work.seed, self.round, self.id, *purpose)
+
+    def _asked(self, x: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        g, value = self._oracle.gradient(x, inputs, targets)
+        size = targets.shape[0]
+        self.oracle_calls += size
+        self.loss_sum = self.loss_sum + value.double() * size
+        self.loss_count += size
+        return g
 
     def _samples(self) -> Sequence[Tensor]:
         if self._batch is None or self._batch[0] != self._step:

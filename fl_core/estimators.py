@@ -71,7 +71,10 @@ class Estimator:
             return None
         if self.kind in ("nice", "uniform"):
             return torch.randperm(m, generator=generator(seed, round, client, "sample", step))[:b]
-        slices = -(-m // b)
-        epoch, position = divmod(step, slices)
-        order = torch.randperm(m, generator=generator(seed, round, client, "epoch", epoch))
-        return order[position * b : (position + 1) * b]
+        epoch, position = divmod(step, -(-m // b))
+        return self.order(m, key, epoch)[position * b : (position + 1) * b]
+
+    def order(self, m: int, key: tuple[int, int, int], epoch: int) -> Tensor:
+        """In which order "minibatch" goes through the samples in an epoch: int64 `[m]`."""
+        seed, round, client = key
+        return torch.randperm(m, generator=generator(seed, round, client, "epoch", epoch))

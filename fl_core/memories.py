@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fl_core.state import Number, Zeros, materialize
+from fl_core.state import Number, Zeros, as_tensor, materialize
 
 
 class ClientMemories:
@@ -18,7 +18,7 @@ class ClientMemories:
     """
 
     def __init__(self, declared: Mapping[str, Zeros | Number], d: int, dtype: torch.dtype) -> None:
-        self._initial = {name: torch.as_tensor(materialize(value, d, dtype)) for name, value in declared.items()}
+        self._initial = {name: as_tensor(materialize(value, d, dtype)) for name, value in declared.items()}
         self._kept: dict[int, dict[str, Tensor]] = {}
 
     def gather(self, clients: tuple[int, ...]) -> dict[str, Tensor]:

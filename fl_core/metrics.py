@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fl_core.experiment.schema import EVALUATED_METRICS
 from fl_core.oracle import Oracle
+from fl_core.randomness import ClientRandomness, generator
 
 if TYPE_CHECKING:
     from fl_core.problem import Problem
@@ -31,7 +32,12 @@ def evaluate(problem: Problem, oracle: Oracle, x: Tensor, names: Iterable[str]) 
     Args:
         oracle: a replica that no one else uses.
     """
-    asked = set(names)
+    # A model that draws even in evaluation (dropout called as a function) draws the same numbers each time.
+    with ClientRandomness(generator(problem.experiment.seed, "evaluation")):
+        return _evaluated(problem, oracle, x.to(oracle.device), set(names))
+
+
+def _evaluated(problem: Problem, oracle: Oracle, x: Tensor, asked: set[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     if asked & {"f", "grad_norm"}:
         f, g = full_objective(problem, oracle, x, gradient="grad_norm" in asked)
@@ -61,12 +67,15 @@ def full_objective(problem: Problem, oracle: Oracle, x: Tensor, gradient: bool) 
             group = clients[start : start + together]
             shards = [problem.shard(i, oracle.device) for i in group]
             inputs, targets = torch.cat([s[0] for s in shards]), torch.cat([s[1] for s in shards])
-            if total is not None:
-                g, value = oracle.evaluated_gradient(x, inputs, targets)
-                total.add_(g.double(), alpha=len(group) / problem.n)
-            else:
-                value = oracle.loss_of(oracle.outputs(x, inputs), targets)
-            f += float(value) * len(group) / problem.n
+            for a in range(0, len(targets), _BATCH):  # one client alone may be more than fits in memory
+                some, theirs = inputs[a : a + _BATCH], targets[a : a + _BATCH]
+                weight = len(theirs) / len(targets) * len(group) / problem.n
+                if total is not None:
+                    g, value = oracle.evaluated_gradient(x, some, theirs)
+                    total.add_(g.double(), alpha=weight)
+                else:
+                    value = oracle.loss_of(oracle.outputs(x, some), theirs)
+                f += float(value) * weight
     if problem.regularizer is not None:
         f += float(problem.regularizer.value(x.double()))
         if total is not None:

@@ -29,7 +29,7 @@ class FlatOptimizer:
         self.name = name.lower()
         self.options = dict(options)
         self.lr = float(self.options.get("lr", 0.0))
-        self._plain = self.name == "sgd" and not any(self.options.get(key) for key in _SGD_EXTRAS)
+        self.plain = self.name == "sgd" and not any(self.options.get(key) for key in _SGD_EXTRAS)
         self._leaf: Tensor | None = None
         self.torch_optimizer: torch.optim.Optimizer | None = None
 
@@ -37,7 +37,7 @@ class FlatOptimizer:
         """Begin at x: the optimizer's own copy of it, which the following steps move."""
         leaf = x.detach().clone()
         self._leaf = leaf
-        self.torch_optimizer = None if self._plain else optimizer_class(self.name)([leaf], **self.options)
+        self.torch_optimizer = None if self.plain else optimizer_class(self.name)([leaf], **self.options)
         return leaf
 
     def step(self, x: Tensor, g: Tensor) -> Tensor:

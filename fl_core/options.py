@@ -25,6 +25,7 @@ Whole: TypeAlias = Annotated[int, Meta(ge=0)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 NonNegative: TypeAlias = Annotated[float, Meta(ge=0)]
 Probability: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Chance: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 Percentage: TypeAlias = Annotated[
     str, Meta(pattern=r"^\s*(\d+(\.\d*)?|\.\d+)\s*%\s*$", description='a percentage like "10%"')
 ]

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from fl_core.regularizers import NoRegularizer
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -34,6 +36,10 @@ class Oracle:
         model: taken over by the oracle; its parameters become views of one flat buffer.
         loss: mean over a batch, from outputs and targets.
         regularizer: R, or None.
+
+    Attributes:
+        parameters: those that are trained, in the order in which `flat` holds them.
+        initial_buffers: what BatchNorm's statistics and the like start from.
     """
 
     def __init__(
@@ -46,11 +52,11 @@ class Oracle:
     ) -> None:
         self.model = model.to(device=device, dtype=dtype)
         self.loss_of = loss
-        self.regularizer = regularizer
+        self.regularizer = None if isinstance(regularizer, NoRegularizer) else regularizer
         self.parameters: list[nn.Parameter] = [p for p in self.model.parameters() if p.requires_grad]
         self.d = sum(p.numel() for p in self.parameters)
         self.flat = flatten([p.detach() for p in self.parameters], dtype, device)
-        self._initial_buffers = [buffer.detach().clone() for buffer in self.model.buffers()]
+        self.initial_buffers = [buffer.detach().clone() for buffer in self.model.buffers()]
         offset = 0
         for p in self.parameters:
             p.data = self.flat[offset : offset + p.numel()].view(p.shape)
@@ -68,17 +74,12 @@ class Oracle:
 
     def reset_buffers(self) -> None:
         """Put BatchNorm's statistics and the like back to their start: no client sees what another has left."""
-        for buffer, start in zip(self.model.buffers(), self._initial_buffers, strict=True):
+        for buffer, start in zip(self.model.buffers(), self.initial_buffers, strict=True):
             buffer.copy_(start)
 
     def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(∇, value) at x `[d]` of the batch's mean loss plus R, in training mode. The gradient is fresh memory."""
-        self._set(x, train=True)
-        loss = self.loss_of(self.model(inputs), targets)
-        # A parameter the loss does not reach has a zero gradient.
-        grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        g = flatten(grads, self.dtype, self.device)
-        value = loss.detach()
+        g, value = self._differentiated(x, inputs, targets, train=True)
         if self.regularizer is not None:
             g += self.regularizer.gradient(x)
             value = value + self.regularizer.value(x)
@@ -100,9 +101,14 @@ class Oracle:
 
     def evaluated_gradient(self, x: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """(∇, value) of the batch's mean loss at x in evaluation mode, without R."""
-        self._set(x, train=False)
-        loss = self.loss_of(self.model(inputs), targets)
-        grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        return self._differentiated(x, inputs, targets, train=False)
+
+    def _differentiated(self, x: Tensor, inputs: Tensor, targets: Tensor, train: bool) -> tuple[Tensor, Tensor]:
+        self._set(x, train)
+        with torch.enable_grad():  # a user may ask for a gradient where she has turned her own autograd off
+            loss = self.loss_of(self.model(inputs), targets)
+            # A parameter the loss does not reach has a zero gradient.
+            grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return flatten(grads, self.dtype, self.device), loss.detach()
 
     def _set(self, x: Tensor, train: bool) -> None:

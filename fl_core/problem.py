@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fl_core import plugins
 from fl_core.datasets import FederatedData, Pair, Samples
-from fl_core.errors import ExperimentError, InputError, PlugInError, UserCodeError
+from fl_core.errors import ExperimentError, FlspanError, InputError, PlugInError, UserCodeError
 from fl_core.losses import fitted_targets, loss
 from fl_core.oracle import Oracle, flatten
 from fl_core.randomness import numpy_generator, seeded_globally
@@ -135,11 +135,20 @@ def assemble(experiment: Experiment, data_root: Path | None = None) -> Problem:
         shards = _given(experiment, [prepared.pair(pair) for pair in loaded.train])
     test = None if loaded.test is None else prepared.pair(loaded.test)
     inputs, targets = shards.shard(0)
-    outputs = loaded.classes or (targets.shape[1] if targets.dim() > 1 else 1)
+    classes = loaded.classes or _classes(experiment, shards, test)
+    outputs = classes or (targets.shape[1] if targets.dim() > 1 else 1)
     if experiment.model.loss == "logistic":
         outputs = 1
-    shape = Shape(tuple(inputs.shape[1:]), outputs, loaded.classes)
+    shape = Shape(tuple(inputs.shape[1:]), outputs, classes)
     return Problem(experiment, shape, shards, test, getattr(loaded, "constants", None))
+
+
+def _classes(experiment: Experiment, shards: Shards, test: Pair | None) -> int | None:
+    """The number of labels, where the data set does not say it: those there are, from 0 on."""
+    if experiment.model.loss != "cross_entropy":
+        return None
+    labels = [shards.whole()[1]] + ([] if test is None else [test[1]])
+    return 1 + max(int(part.max()) for part in labels)
 
 
 class _Preparation:
@@ -202,6 +211,22 @@ def _in_code_of(table: PlugIn) -> Iterator[None]:
         if not table.is_file:
             raise
         raise UserCodeError.of(error, files=user_files(table.name)) from error
+
+
+@contextmanager
+def in_user_code(client: int | None = None, files: Iterable[str] | None = None) -> Iterator[None]:
+    """What a method of an algorithm raises becomes a UserCodeError with the user's line; our own errors pass.
+
+    Args:
+        client: for whom it runs.
+        files: the user's own files; all she has given, where none are named.
+    """
+    try:
+        yield
+    except FlspanError:
+        raise
+    except Exception as error:
+        raise UserCodeError.of(error, files=user_files() if files is None else files, client=client) from error
 
 
 def user_files(*names: str) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ are drawn from CPU generators, so that a master without a GPU can re-create what
 from __future__ import annotations
 
 import hashlib
+import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Key = int | str
 
@@ -36,35 +39,68 @@ def numpy_generator(seed: int, *key: Key) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed_of(seed, *key)))
 
 
+_global_generators = threading.RLock()
+
+
 @contextmanager
 def seeded_globally(seed: int, *key: Key) -> Iterator[None]:
-    """Run code that draws from torch's global generator (a model's initialisation) as a function of the key alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, *key))
-        yield
+    """Run code that draws from global generators (a model's initialisation, a user's data) as a function of the key.
+
+    Those of torch (on the CPU), NumPy and Python; all are put back afterwards. One thread at a time.
+    """
+    bits = seed_of(seed, *key)
+    with _global_generators, torch.random.fork_rng(devices=[]):
+        kept = np.random.get_state(), random.getstate()
+        torch.manual_seed(bits)
+        np.random.seed([bits & 0xFFFFFFFF, bits >> 32])
+        random.seed(bits)
+        try:
+            yield
+        finally:
+            np.random.set_state(kept[0])
+            random.setstate(kept[1])
+
+
+def global_state(device: torch.device) -> Tensor:
+    """The state of the generators that all threads share: it differs from before if anyone has drawn from them."""
+    if device.type == "cuda":
+        return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(device)])
+    return torch.get_rng_state()
 
 
 _TAKES_GENERATOR = frozenset(
     {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson"}
     | {"bernoulli_", "normal_", "uniform_", "exponential_", "random_", "geometric_", "cauchy_", "log_normal_"}
 )
+_LIKE: dict[str, Callable[..., Tensor]] = {
+    "rand_like": torch.rand,
+    "randn_like": torch.randn,
+    "randint_like": torch.randint,
+}
 _DROPOUTS = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "dropout_"})
+_UNBATCHED = frozenset({("dropout1d", 2), ("dropout3d", 4)})
+"""Of which channel-wise dropouts and dimensions torch takes the first dimension for channels, not for samples."""
 
 
 class ClientRandomness(TorchFunctionMode):
     """Inside it, dropout and torch's random functions draw from the client's own generator.
 
     torch keeps one global generator a device; pool threads that shared it would get each other's numbers. This mode
-    is local to its thread. What it does not know (fused attention with dropout, say) still draws from the global one:
-    `fl_core.execution.cohort` finds that out by watching the global state during a probe.
+    is local to its thread. What it does not know (alpha dropout, dropout inside an RNN or inside attention) still draws
+    from the global one: `fl_core.execution.cohort` finds that out by watching the global state, and `UnkeyedDraws` says
+    where.
 
     Args:
         source: the client's generator, on the CPU; a CUDA tensor is filled from it on the CPU and copied.
+
+    Attributes:
+        used: whether anything was drawn.
     """
 
     def __init__(self, source: torch.Generator) -> None:
         super().__init__()
         self.source = source
+        self.used = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -73,36 +109,79 @@ class ClientRandomness(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _DROPOUTS:
             return self._dropout(name, *args, **kwargs)
-        if name in ("rand_like", "randn_like"):
-            draw = torch.rand if name == "rand_like" else torch.randn
-            like = args[0]
-            return draw(like.shape, generator=self.source, dtype=kwargs.get("dtype") or like.dtype).to(like.device)
-        if name in _TAKES_GENERATOR and kwargs.get("generator") is None:
-            return self._drawn_on_cpu(func, name, args, kwargs)
+        if kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        if name in _LIKE:
+            return self._drawn_like(name, *args, **kwargs)
+        if name in _TAKES_GENERATOR:
+            return self._drawn(func, args, kwargs)
         return func(*args, **kwargs)
 
-    def _drawn_on_cpu(self, func: Callable[..., Any], name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _drawn(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.used = True
+        kwargs["generator"] = self.source
         device = kwargs.pop("device", None)
-        first = args[0] if args and isinstance(args[0], Tensor) else None
-        if name.endswith("_") and first is not None:
-            drawn = func(torch.empty_like(first, device="cpu"), *args[1:], generator=self.source, **kwargs)
-            return first.copy_(drawn)
-        if first is not None:
-            device = device or first.device
-            args = (first.cpu(), *args[1:])
-        drawn = func(*args, generator=self.source, **kwargs)
-        return drawn.to(device) if device is not None else drawn
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if device is None and given:
+            device = given[0].device
+        if device is None or torch.device(device).type == "cpu":
+            return func(*args, **kwargs)
+        on_cpu = [value.cpu() if isinstance(value, Tensor) else value for value in args]
+        drawn = func(*on_cpu, **{k: v.cpu() if isinstance(v, Tensor) else v for k, v in kwargs.items()})
+        return args[0].copy_(drawn) if func.__name__.endswith("_") else drawn.to(device)
+
+    def _drawn_like(self, name: str, input: Tensor, *bounds: int, **kwargs: Any) -> Any:
+        kwargs.pop("memory_format", None)
+        kwargs = {"dtype": input.dtype, "device": input.device} | {k: v for k, v in kwargs.items() if v is not None}
+        return self._drawn(_LIKE[name], bounds, {"size": input.shape, **kwargs})
 
     def _dropout(
-        self, name: str, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+        self,
+        name: str,
+        input: Tensor,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+        *,
+        train: bool = True,  # what torch.dropout calls it
     ) -> Tensor:
-        if not training or p == 0.0:
+        if not (training and train) or p == 0.0:
             return input
-        channels = name in ("dropout1d", "dropout2d", "dropout3d")
-        shape = (*input.shape[:2], *([1] * (input.dim() - 2))) if channels else tuple(input.shape)
+        self.used = True
+        shape = tuple(input.shape)
+        if name[-2:] in ("1d", "2d", "3d"):
+            kept = 1 if (name, input.dim()) in _UNBATCHED else 2
+            shape = (*shape[:kept], *([1] * (input.dim() - kept)))
         mask = torch.empty(shape, dtype=input.dtype).bernoulli_(1.0 - p, generator=self.source)
         mask = mask.div_(1.0 - p).to(input.device) if p < 1.0 else torch.zeros_like(mask, device=input.device)
-        return input.mul_(mask) if inplace else input * mask
+        return input.mul_(mask) if inplace or name == "dropout_" else input * mask
 
 
 assert F.dropout.__name__ in _DROPOUTS, "torch renamed dropout: ClientRandomness must follow"
+
+
+class UnkeyedDrawError(RuntimeError):
+    """An operation took numbers from a generator that all threads share."""
+
+
+class UnkeyedDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base has no types
+    """Inside it, an operation that draws from a global generator raises, where it stands in the user's code.
+
+    It sees every operation of this thread, those inside RNNs and attention too; it is slow, and only for finding out.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        before = global_state(self._device)
+        result = func(*args, **(kwargs or {}))
+        if not torch.equal(before, global_state(self._device)):
+            raise UnkeyedDrawError(
+                f"{func} draws from torch's global generator, so its numbers would depend on which thread runs it; "
+                "draw with client.generator(...), or use torch.nn.Dropout and torch's plain random functions"
+            )
+        return result

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fl_core.client import Client, Message
-from fl_core.randomness import ClientRandomness
+from fl_core.problem import in_user_code
+from fl_core.randomness import ClientRandomness, UnkeyedDrawError, global_state
 from fl_core.replies import CohortReplies
 from fl_core.server import Server
-from fl_core.state import as_dict
+from fl_core.state import as_dict, as_tensor, recalled, settled
 
 if TYPE_CHECKING:
     from fl_core.session import Session
@@ -25,7 +26,8 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
     """Run a whole experiment; after every round, the server and the round's metrics."""
     problem, algorithm, work = session.problem, session.algorithm, session.work
     server = session.server()
-    memories: dict[int, Any] = {}
+    memories: dict[int, dict[str, torch.Tensor]] = {}
+    start, owner = problem.initial_memory(algorithm), type(algorithm).__name__
     oracle = problem.oracle("cpu")
     for t in range(1, session.experiment.rounds + 1):
         round = server.begin_round(t)
@@ -34,13 +36,17 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
         for cohort in round.cohorts:
             replies = []
             for i in cohort:
-                memory = memories.setdefault(i, problem.initial_memory(algorithm))
+                memory = recalled(algorithm.Memory, memories.get(i, {}), problem.initial_memory(algorithm))
                 s = algorithm.Broadcast(**shared, **{name: values[i] for name, values in own.items()})
                 oracle.reset_buffers()
                 client = Client(i, t, problem.shard(i), memory, work, oracle)
-                with ClientRandomness(client.generator("torch")):
+                before = global_state(oracle.device)
+                with in_user_code(i), ClientRandomness(client.generator("torch")):
                     x = client.run(algorithm, x0, s)
                     reply = as_dict(algorithm.local_state(client, x0, x, s))
+                    memories[i] = settled(client.memory, start, owner)
+                    if not torch.equal(before, global_state(oracle.device)):
+                        raise UnkeyedDrawError("numbers were drawn from torch's global generator")
                 bits_up += sum(8 * _payload_bytes(value) for value in reply.values())
                 replies.append({name: _value(value) for name, value in reply.items()})
                 clients.append(client)
@@ -61,8 +67,8 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
 
 
 def _value(field: Any) -> torch.Tensor:
-    return field.value if isinstance(field, Message) else torch.as_tensor(field)
+    return field.value if isinstance(field, Message) else as_tensor(field)
 
 
 def _payload_bytes(field: Any) -> int:
-    return int(field.payload.nbytes if isinstance(field, Message) else torch.as_tensor(field).nbytes)
+    return int(field.payload.nbytes if isinstance(field, Message) else as_tensor(field).nbytes)

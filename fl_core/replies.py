@@ -54,24 +54,53 @@ class Replies:
                 yield self._record(**{name: stack[row] for name, stack in cohort.fields.items()})
 
     def sum(self, field: str, weights: Sequence[float] | None = None) -> Tensor:
-        """Σ_i w_i field_i over the participants (w_i = 1 where no weights are given)."""
+        """Σ_i w_i field_i over the participants (w_i = 1 where no weights are given), in the field's type.
+
+        An integer field is summed exactly; with weights, in float64.
+        """
+        total, dtype = self._total(field, weights)
+        return total.to(dtype)
+
+    def mean(self, field: str) -> Tensor:
+        """(1/|S|) Σ_i field_i."""
+        return self._mean(field, None, len(self))
+
+    def weighted_mean(self, field: str, weights: Sequence[float] | None = None) -> Tensor:
+        """Σ_i w_i field_i / Σ_i w_i; by default w_i = m_i, the number of samples (equation 2 of arXiv 2202.03099).
+
+        Zero where the weights sum to zero: nobody's reply counts.
+        """
+        w = self.m if weights is None else weights
+        return self._mean(field, w, float(sum(w)))
+
+    def _mean(self, field: str, weights: Sequence[float] | None, by: float) -> Tensor:
+        total, dtype = self._total(field, weights)
+        # Divided before it is rounded: a float16 sum of many replies overflows where their mean does not.
+        wide = total if dtype.is_floating_point else total.double()
+        mean = wide / by if by else torch.zeros_like(wide)
+        return mean.to(dtype) if dtype.is_floating_point else mean
+
+    def _total(self, field: str, weights: Sequence[float] | None) -> tuple[Tensor, torch.dtype]:
+        """The sum in the type it is computed in, and the type it should have."""
+        if weights is not None and len(weights) != len(self):
+            raise ValueError(f"{len(weights)} weights for the replies of {len(self)} clients")
         total: Tensor | None = None
         start = 0
         for cohort in self.cohorts:
             rows = cohort.fields[field]
-            wide = rows.dtype if rows.dtype in (torch.float32, torch.float64) else torch.float32
-            part = torch.zeros(rows.shape[1:], dtype=wide, device=rows.device)
+            part = torch.zeros(rows.shape[1:], dtype=_wide(rows.dtype, weights), device=rows.device)
             for row in range(rows.shape[0]):
-                part.add_(rows[row], alpha=1.0 if weights is None else weights[start + row])
+                part.add_(rows[row], alpha=1 if weights is None else weights[start + row])
             start += rows.shape[0]
             total = part if total is None else total.add_(part)
-        return torch.zeros_like(self._zero) if total is None else total.to(self.cohorts[0].fields[field].dtype)
+        if total is None:
+            return torch.zeros_like(self._zero), self._zero.dtype
+        dtype = self.cohorts[0].fields[field].dtype
+        return total, dtype if dtype.is_floating_point else total.dtype
 
-    def mean(self, field: str) -> Tensor:
-        """(1/|S|) Σ_i field_i."""
-        return self.sum(field) / max(1, len(self))
 
-    def weighted_mean(self, field: str, weights: Sequence[float] | None = None) -> Tensor:
-        """Σ_i w_i field_i / Σ_i w_i; by default w_i = m_i, the number of samples (equation 2 of arXiv 2202.03099)."""
-        w = self.m if weights is None else weights
-        return self.sum(field, w) / max(1e-300, float(sum(w)))
+def _wide(dtype: torch.dtype, weights: Sequence[float] | None) -> torch.dtype:
+    """What sums of such values are computed in."""
+    if not dtype.is_floating_point:
+        return torch.int64 if weights is None else torch.float64
+    return torch.float64 if dtype == torch.float64 else torch.float32

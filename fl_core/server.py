@@ -11,11 +11,14 @@ from torch import Tensor
 
 from compressors.compressor import Compressor
 from compressors.identity import Identity
+from fl_core.client import omega_of
+from fl_core.errors import PlugInError
 from fl_core.optimizers import FlatOptimizer, Schedule
+from fl_core.problem import in_user_code
 from fl_core.randomness import generator
 from fl_core.replies import CohortReplies, Replies
 from fl_core.sampling import cohort_size, cut, sample_clients
-from fl_core.state import Number, as_dict, initial
+from fl_core.state import Number, as_dict, as_tensor, initial
 
 if TYPE_CHECKING:
     from fl_core.algorithm import Algorithm
@@ -60,7 +63,9 @@ class Server:
     Nothing changes but in `finish_round`: a round that was begun and given up can be begun again.
 
     Attributes an algorithm may read: `x` `[d]`, `state` (its ServerState), `n` clients, `d`, `round`, `lr`
-    (the server's η_g of this round), `local_lr`, `uplink` (the operator clients compress with), `generator(*purpose)`.
+    (the server's η_g of this round), `local_lr` (η_l), `tau` (τ, the clients' mean number of local steps),
+    `per_round` (S, the expected number of participants), `uplink` (the operator clients compress with),
+    `generator(*purpose)`.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Server:
         x0: Tensor,
         uplink: Compressor,
         downlink: Compressor,
+        tau: float = 1.0,
     ) -> None:
         self.algorithm = algorithm
         self.x = x0.clone()
@@ -80,7 +86,9 @@ class Server:
         self.uplink = uplink
         self.seed = experiment.seed
         self.local_lr = float(experiment.local.optimizer.options.get("lr", 0.0))
+        self.tau = tau
         self._clients = experiment.clients
+        self.per_round = self.n if self._clients.sampling == "full" else self._clients.per_round
         self._cohort = cohort_size(experiment.execution.cohort, experiment.clients.per_round)
         self._downlink = downlink
         self._received = x0.clone()  # the model as clients hold it: x itself unless the downlink compresses
@@ -90,15 +98,30 @@ class Server:
         schedule = experiment.server.schedule
         self._schedule = Schedule(schedule.name, schedule.options, self.optimizer.lr, experiment.rounds)
         self.optimizer.start(self.x)
-        state = algorithm.initialize_server_state(self.x)
-        self.state: Any = (
-            initial(algorithm.ServerState, type(algorithm).__name__, self.d, x0.dtype) if state is None else state
-        )
+        with in_user_code():
+            self.state: Any = algorithm.initialize_server_state(self.x)
+        if self.state is None:
+            self.state = initial(algorithm.ServerState, type(algorithm).__name__, self.d, x0.dtype)
 
     @property
     def lr(self) -> float:
         """η_g, the server's step size in this round."""
         return self.optimizer.lr
+
+    @property
+    def local_step(self) -> float:
+        """η_l τ: the length, along a gradient, of a round of local steps. A method's γ is η_g times this."""
+        return self.local_lr * self.tau
+
+    @property
+    def omega(self) -> float:
+        """ω of the uplink operator. Raises ExperimentError if it is biased."""
+        return omega_of(self.uplink, self.d)
+
+    @property
+    def received(self) -> Tensor:
+        """x `[d]` as the clients received it this round: x itself, unless the downlink compresses."""
+        return self._next_received
 
     def generator(self, *purpose: int | str) -> torch.Generator:
         """A generator for a purpose of the algorithm's own, keyed by (seed, round, "server", purpose)."""
@@ -110,14 +133,18 @@ class Server:
         self.optimizer.set_lr(self._schedule.lr(number))
         c = self._clients
         sampled = sample_clients(c.sampling, c.total, c.per_round, self.seed, number)
-        participants = tuple(sorted(self.algorithm.participants(self, sampled)))
-        return Round(number, cut(participants, self._cohort), self._broadcast(participants))
+        with in_user_code():
+            # Plain integers: a client's id keys its random numbers, and 3 must be one key wherever it came from.
+            participants = tuple(sorted({int(i) for i in self.algorithm.participants(self, sampled)}))
+            if participants and not 0 <= participants[0] <= participants[-1] < self.n:
+                raise PlugInError(f"participants() names a client that is none of the {self.n}: {participants}")
+            return Round(number, cut(participants, self._cohort), self._broadcast(participants))
 
     def finish_round(self, cohorts: Sequence[CohortReplies]) -> dict[str, float]:
         """ServerGradient, ServerOpt, ServerGlobalState. Returns the metrics known here."""
         algorithm = self.algorithm
         replies = Replies(cohorts, self.x, algorithm.Reply)
-        with torch.no_grad():
+        with torch.no_grad(), in_user_code():
             g = algorithm.server_gradient(self, replies)
             x_next = algorithm.server_opt(self, g)
             self.state = algorithm.server_global_state(self, replies, g)
@@ -177,7 +204,7 @@ class Server:
     def _broadcast_fields(
         self, participants: tuple[int, ...]
     ) -> tuple[dict[str, Tensor | Number], dict[str, dict[int, Tensor]]]:
-        records = {i: as_dict(self.algorithm.client_state(self, i)) for i in participants}
+        records = {i: self._fields_for(i) for i in participants}
         shared: dict[str, Tensor | Number] = {}
         own: dict[str, dict[int, Tensor]] = {}
         if not records:
@@ -188,8 +215,16 @@ class Server:
             if all(_same(value, other) for other in values.values()):
                 shared[name] = value
             else:
-                own[name] = {i: torch.as_tensor(other) for i, other in values.items()}
+                own[name] = {i: as_tensor(other) for i, other in values.items()}
         return shared, own
+
+    def _fields_for(self, client: int) -> dict[str, Tensor | Number]:
+        fields = as_dict(self.algorithm.client_state(self, client))
+        for name, value in fields.items():
+            if not isinstance(value, Tensor | bool | int | float):
+                owner = type(self.algorithm).__name__
+                raise PlugInError(f"{owner}.Broadcast.{name} must be a tensor or a number, not {value!r:.80}")
+        return {name: float(value) if isinstance(value, float) else value for name, value in fields.items()}
 
 
 _NUMBER_BITS: dict[type, int] = {bool: 1, int: 64, float: 64}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,13 @@ class Session:
 
     def server(self) -> Server:
         """The server at x0."""
-        return Server(self.algorithm, self.experiment, self.problem.x0, self.work.compressor, self.downlink)
+        return Server(self.algorithm, self.experiment, self.problem.x0, self.work.compressor, self.downlink, self.tau)
+
+    @property
+    def tau(self) -> float:
+        """τ: local steps in a round, the mean over clients where their numbers of samples make them differ."""
+        shards = self.problem.shards
+        return sum(self.work.estimator.local_steps(shards.size(i)) for i in range(shards.n)) / shards.n
 
     def user_files(self) -> tuple[str, ...]:
         """Where the user's own files lie in this process."""
@@ -59,26 +65,71 @@ class Session:
 
 def open_session(experiment: Experiment, data_root: Path | None = None) -> Session:
     """Load the data and put everything together. Raises InputError or UserCodeError where something is wrong."""
-    return with_problem(experiment, assemble(experiment, data_root))
+    session = with_problem(experiment, assemble(experiment, data_root))
+    return _with_theory(session)
 
 
 def with_problem(experiment: Experiment, problem: Problem) -> Session:
     """The session of an experiment whose problem is at hand (a worker may have been sent its data)."""
     algorithm = _algorithm(experiment)
-    uplink = _compressor(experiment, experiment.uplink)
-    if algorithm.compressor == "contraction":
-        uplink = contraction(uplink)
-    elif algorithm.compressor == "unbiased" and uplink.omega(problem.d) is None:
-        raise ExperimentError(
-            f'{experiment.algorithm.name} needs an unbiased operator, and "{experiment.uplink.name}" is biased; '
-            "take one of identity, randk, natural, qsgd, …, or an error-feedback method such as ef21",
-            path="uplink.name",
-        )
+    _check_participation(algorithm, experiment)
+    uplink = _uplink(algorithm, experiment, problem.d)
     downlink = contraction(_compressor(experiment, experiment.downlink))
     local = experiment.local
     estimator = Estimator(local.gradient, local.batch_size, local.tau, local.epochs, local.steps)
     work = LocalWork(estimator, (local.optimizer.name, local.optimizer.options), uplink, experiment.seed)
     return Session(experiment, problem, algorithm, work, downlink)
+
+
+def _with_theory(session: Session) -> Session:
+    """What only the process that runs the server needs of the theory: the step size, and x*. (It brings SciPy.)"""
+    experiment, problem = session.experiment, session.problem
+    asked_step = experiment.server.optimizer.options.get("lr") == "theory"
+    asked_minimizer = "distance" in experiment.evaluate.metrics
+    if not (asked_step or asked_minimizer):
+        return session
+    from fl_core.theory.step_size import solved_constants, theoretical
+
+    notes = session.notes
+    if asked_minimizer:
+        problem.constants, text = solved_constants(problem)
+        notes += (text,)
+    if asked_step:
+        lr, text = theoretical(session.algorithm, problem, session.work)
+        experiment, notes = with_server_lr(experiment, lr), (*notes, text)
+    return replace(session, experiment=experiment, notes=notes)
+
+
+def _check_participation(algorithm: Algorithm, experiment: Experiment) -> None:
+    clients = experiment.clients
+    if algorithm.participation == "full" and clients.sampling != "full" and clients.per_round != clients.total:
+        raise ExperimentError(
+            f"{experiment.algorithm.name} needs all {clients.total} clients in every round; leave per_round out",
+            path="clients.per_round",
+        )
+
+
+def _uplink(algorithm: Algorithm, experiment: Experiment, d: int) -> Compressor:
+    """The operator of `[uplink]`, made what the algorithm needs. Raises ExperimentError if it cannot be."""
+    uplink = _compressor(experiment, experiment.uplink)
+    method, name, needs = experiment.algorithm.name, experiment.uplink.name, algorithm.compressor
+    if needs == "contraction":
+        uplink = contraction(uplink)
+        if uplink.delta(d) is None:
+            raise ExperimentError(
+                f'{method} needs a contraction (or an unbiased operator), and "{name}" is neither', path="uplink.name"
+            )
+    elif needs == "unbiased" and uplink.omega(d) is None:
+        raise ExperimentError(
+            f'{method} needs an unbiased operator, and "{name}" is biased; '
+            "take one of identity, randk, natural, qsgd, …, or an error-feedback method such as ef21",
+            path="uplink.name",
+        )
+    elif needs == "lossless" and uplink.omega(d) != 0.0:
+        raise ExperimentError(f'{method} sends whole vectors: take "identity", not "{name}"', path="uplink.name")
+    if needs == "lossless" and experiment.downlink.name != "identity":
+        raise ExperimentError(f'{method} needs x as it is: take "identity"', path="downlink.name")
+    return uplink
 
 
 def _algorithm(experiment: Experiment) -> Algorithm:

@@ -64,6 +64,10 @@ class Shards:
             return self._offsets[i + 1] - self._offsets[i]
         return self._sent[i][1].shape[0]
 
+    def start(self, i: int) -> int | None:
+        """Where client i's samples begin in `whole`; None where every shard lies by itself."""
+        return None if self._whole is None else self._offsets[i]
+
     def shard(self, i: int, device: torch.device | str = "cpu") -> Pair:
         """Client i's inputs and targets on a device."""
         device = torch.device(device)

@@ -7,6 +7,7 @@ to the clients beside x, `Reply` comes back. A field is a tensor (by default of 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform
 
@@ -82,6 +83,45 @@ def materialize(value: Zeros | Number, d: int, dtype: torch.dtype) -> Tensor | N
     if isinstance(value, Zeros):
         return torch.zeros((d,) if value.shape is None else value.shape, dtype=dtype)
     return value
+
+
+def as_tensor(value: Tensor | Number) -> Tensor:
+    """A field's value as a tensor; a number keeps all its bits (float64, int64, bool)."""
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else torch.as_tensor(value)
+
+
+def settled(memory: State, start: State, owner: str) -> dict[str, Tensor]:
+    """A client's Memory at the end of its round, as tensors of the declared shapes and types.
+
+    Args:
+        start: the Memory with its initial values: what is declared.
+
+    Raises:
+        PlugInError: a field was given something else than its initial value says it is.
+    """
+    kept: dict[str, Tensor] = {}
+    for name, declared in as_dict(start).items():
+        value, like = as_tensor(getattr(memory, name)), as_tensor(declared)
+        if value.shape != like.shape or not torch.can_cast(value.dtype, like.dtype):
+            raise PlugInError(
+                f"{owner}.Memory.{name} starts as {_shown(declared)} and was given {_shown(getattr(memory, name))}; "
+                "declare the initial value it needs: zeros(), zeros(shape), 0.0, 0 or False"
+            )
+        kept[name] = value.detach().to(like.device, like.dtype)
+    return kept
+
+
+def recalled(record: type[R], rows: Mapping[str, Tensor], start: R) -> R:
+    """A client's Memory at the start of its round, in tensors of its own: what `settled` made tensors of."""
+    fields = as_dict(start)
+    for name, value in rows.items():
+        declared = fields[name]
+        fields[name] = value.to(declared.device, copy=True) if isinstance(declared, Tensor) else value.item()
+    return record(**fields)
+
+
+def _shown(value: Any) -> str:
+    return f"a {value.dtype} tensor {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def as_dict(record: State) -> dict[str, Any]:

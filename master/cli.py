@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from contextlib import AsyncExitStack
@@ -85,12 +86,16 @@ def main(
 
         async def run() -> int:
             async with AsyncExitStack() as stack:
-                spawned = None if not spawn else await _spawned(stack, spawn, options)
+                is_alone = not spawn or options["reference"]
+                spawned = None if is_alone else await _spawned(stack, spawn, options)
+                gc.disable()  # importing torch makes a million objects that stay: no use to look for garbage meanwhile
                 from fl_core.experiment.reading import read_experiments  # torch: --help need not wait for it
                 from fl_core.plugins import verify_house
                 from master.daemon import Master
                 from master.options import MasterOptions
 
+                gc.freeze()
+                gc.enable()
                 verify_house()
                 addresses = tuple(part.strip() for part in workers.split(",") if part.strip())
                 command_line = tuple(sys.argv)
@@ -105,6 +110,8 @@ def main(
     except (FlspanError, OSError) as error:
         click.echo(f"flmaster: {error}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:  # before there was anything to save
+        sys.exit(130)
 
 
 async def _spawned(stack: AsyncExitStack, count: int, options: dict[str, Any]) -> SpawnedWorkers:

@@ -39,7 +39,7 @@ class Executor(Protocol):
     def assign(self, run: OpenRun, work: CohortWork, attempt: int) -> None:
         """Run a cohort of the run's present round."""
 
-    def cancel(self, run: str, cohort: int, attempt: int) -> None:
+    def cancel(self, task: TaskId, attempt: int) -> None:
         """The result is no longer wanted."""
 
     def forget(self, run: str) -> None:
@@ -201,7 +201,7 @@ class Cluster:
                 self._accept(executor, task, self._arrived.pop((executor, task, attempt)))
             case say.Cancel(executor, task, attempt):
                 if executor in self.executors:
-                    self.executors[executor].cancel(task.run, task.cohort, attempt)
+                    self.executors[executor].cancel(task, attempt)
             case say.RoundComplete(run=name):
                 self._finish(name, None)
             case say.Fail(executor, task, report):

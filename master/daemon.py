@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TextIO
 
@@ -25,6 +24,7 @@ from master.options import MasterOptions
 from master.spawn import SpawnedWorkers
 from master.status import StatusReporter
 from master.worker_link import WorkerLink
+from protocol.errors import InputError
 from protocol.settings import LinkSettings
 
 
@@ -43,10 +43,15 @@ class Master:
         self._stream = EventStream(time.time)
         self._running: OneRun | None = None
         self._stop_signal: int | None = None
+        self._failure: BaseException | None = None
         self._links: list[WorkerLink] = []
 
     async def run(self, experiments: Sequence[Experiment]) -> int:
-        """Run them all. Returns the exit code: 0, 1 if one failed, 128 + n when stopped by signal n."""
+        """Run them all. Returns the exit code: 0, 1 if one failed, 128 + n when stopped by signal n.
+
+        Raises:
+            InputError: nobody could run a client, or a worker's address needs a secret.
+        """
         torch.set_num_threads(1)
         failed = False
         async with AsyncExitStack() as stack:
@@ -57,18 +62,20 @@ class Master:
             stack.push_async_callback(cluster.close)
             await self._gather_executors(cluster, stack)
             for position, experiment in enumerate(experiments, start=1):
-                if self._stop_signal is not None:
+                if self._stop_signal is not None or self._failure is not None:
                     break
                 run = OneRun(experiment, self._options, cluster, self._stream, self._wire_bytes)
                 self._running = run
                 failed |= not await run.execute(position, len(experiments))
                 self._running = None
+        if self._failure is not None:
+            raise self._failure
         if self._stop_signal is not None:
             return 128 + self._stop_signal
         return 1 if failed else 0
 
     def stop(self, reason: str, number: int = signal.SIGINT) -> None:
-        """End after the round under way with everything saved; asked twice, at once."""
+        """End with everything saved; asked twice, at once."""
         if self._stop_signal is not None:
             os._exit(128 + number)
         self._stop_signal = number
@@ -93,14 +100,19 @@ class Master:
     async def _gather_executors(self, cluster: Cluster, stack: AsyncExitStack) -> None:
         options = self._options
         self._cluster = cluster
-        addresses, secret = list(options.workers), options.secret
-        links = [WorkerLink(cluster, address, secret, LinkSettings()) for address in addresses]
+        if options.reference:
+            return  # one thread, and nobody else
+        if len(set(options.workers)) < len(options.workers):
+            raise InputError(f"--workers {','.join(options.workers)}: an address is there twice")
+        links = [WorkerLink(cluster, address, options.secret, LinkSettings()) for address in options.workers]
         if self._spawned is not None:
             for address in await self._spawned.addresses():
                 links.append(WorkerLink(cluster, address, self._spawned.secret, LinkSettings()))
         # Workers alone when they are spawned on this very machine, unless local devices are asked for by name.
         devices = [] if self._spawned is not None and options.devices == "auto" else parse_devices(options.devices)
-        if devices and not options.reference:
+        if not devices and not links:
+            raise InputError("nobody is there to run clients: give --devices, --workers or --spawn")
+        if devices:
             pool = DevicePool(devices, options.threads_per_device or default_threads(devices[0]))
             stack.callback(pool.close)
             local = LocalExecutor(cluster, pool)
@@ -111,10 +123,20 @@ class Master:
             cluster.join(local)
         self._links = links
         for link in links:
-            task = asyncio.create_task(link.run())
-            stack.push_async_callback(_cancelled, task)
-        reporter = asyncio.create_task(StatusReporter(cluster, links).run())
-        stack.push_async_callback(_cancelled, reporter)
+            self._for_the_whole_time(link.run(), stack)
+        self._for_the_whole_time(StatusReporter(cluster, links).run(), stack)
+
+    def _for_the_whole_time(self, work: Coroutine[None, None, None], stack: AsyncExitStack) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        stack.push_async_callback(_cancelled, task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Only an error ends a link or the reporter: without it the run might wait for ever."""
+        if not task.cancelled() and self._failure is None:
+            self._failure = task.exception()
+            if self._running is not None:
+                self._running.stop()
 
     def _pause(self) -> None:
         self._cluster.pause(not self._cluster.paused)
@@ -136,5 +158,3 @@ class Master:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-    if not task.cancelled() and task.exception() is not None:
-        print(f"flmaster: {task.exception()!r}", file=sys.stderr)

@@ -49,7 +49,7 @@ class LocalExecutor:
         future = self._pool.submit(lambda slot: site.execute(slot, work))
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finished, task, attempt, done))
 
-    def cancel(self, run: str, cohort: int, attempt: int) -> None:
+    def cancel(self, task: TaskId, attempt: int) -> None:
         """A thread cannot be stopped: the result comes and is discarded."""
 
     def forget(self, run: str) -> None:

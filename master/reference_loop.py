@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Literal
 
-from fl_core.errors import FlspanError
+from fl_core.errors import FlspanError, UserCodeError
 from fl_core.metrics import evaluate
 from fl_core.reference import run_reference
 from fl_core.session import Session
@@ -24,6 +25,11 @@ class ReferenceLoop:
         self._session = session
         self._emit = emit
         self._stopping = False
+        self._oracle = session.problem.oracle("cpu")
+        self._number = 0
+        self._x = session.problem.x0
+        self._last: dict[str, float] = {}
+        self._totals: dict[str, float] = dict.fromkeys(_CUMULATIVE, 0) | {"elapsed_s": 0.0}
 
     def stop(self) -> None:
         """End after the round under way."""
@@ -31,36 +37,46 @@ class ReferenceLoop:
 
     async def run(self) -> Outcome:
         """Run all rounds, one after the other, in a thread."""
-        experiment, problem = self._session.experiment, self._session.problem
-        table = experiment.evaluate
-        oracle = problem.oracle("cpu")
-        last: dict[str, float] = {}
-        totals = dict.fromkeys(_CUMULATIVE, 0.0)
-        x, number, elapsed_s = problem.x0, 0, 0.0
-        rounds = run_reference(self._session)
         try:
-            while not self._stopping:
-                started = time.perf_counter()
-                step = await asyncio.to_thread(next, rounds, None)
-                if step is None:
-                    break
-                server, metrics = step
-                x, number = server.x, int(metrics.pop("round"))
-                for name in _CUMULATIVE:
-                    totals[name] += metrics[name]
-                elapsed_s += time.perf_counter() - started
-                metrics |= totals | {"round_s": time.perf_counter() - started, "elapsed_s": elapsed_s}
-                due = bool(table.metrics) and (number % table.every == 0 or number == experiment.rounds)
-                self._emit(
-                    events.RoundFinished(
-                        time_s=time.time(), run=self._run, round=number, metrics=metrics, evaluates=due
-                    )
-                )
-                last |= metrics
-                if due:
-                    found = await asyncio.to_thread(evaluate, problem, oracle, x, table.metrics)
-                    last |= found
-                    self._emit(events.Evaluated(time_s=time.time(), run=self._run, round=number, metrics=found))
+            await self._rounds()
         except FlspanError as error:
-            return Outcome("failed", number, x, last, str(error))
-        return Outcome("stopped" if self._stopping else "finished", number, x, last)
+            return self._outcome("failed", str(error))
+        except Exception as error:
+            found = UserCodeError.of(error, files=self._session.user_files())
+            if not found.file:
+                raise  # our own mistake, with its own traceback
+            return self._outcome("failed", f"{found}\n{found.traceback_text.rstrip()}")
+        return self._outcome("stopped" if self._number < self._session.experiment.rounds else "finished")
+
+    async def _rounds(self) -> None:
+        experiment = self._session.experiment
+        if experiment.evaluate.metrics:
+            await self._tell(0, {}, due=True)
+        rounds = run_reference(self._session)
+        while not self._stopping:
+            started = time.perf_counter()
+            step = await asyncio.to_thread(next, rounds, None)
+            if step is None:
+                return
+            server, metrics = step
+            self._x, self._number = server.x, int(metrics.pop("round"))
+            round_s = time.perf_counter() - started
+            for name, value in {**{name: metrics[name] for name in _CUMULATIVE}, "elapsed_s": round_s}.items():
+                self._totals[name] += value
+            table = experiment.evaluate
+            due = bool(table.metrics) and (self._number % table.every == 0 or self._number == experiment.rounds)
+            await self._tell(self._number, metrics | self._totals | {"round_s": round_s}, due)
+
+    async def _tell(self, number: int, metrics: dict[str, float], due: bool) -> None:
+        self._emit(
+            events.RoundFinished(time_s=time.time(), run=self._run, round=number, metrics=metrics, evaluates=due)
+        )
+        self._last |= metrics
+        if due:
+            names = self._session.experiment.evaluate.metrics
+            found = await asyncio.to_thread(evaluate, self._session.problem, self._oracle, self._x, names)
+            self._last |= found
+            self._emit(events.Evaluated(time_s=time.time(), run=self._run, round=number, metrics=found))
+
+    def _outcome(self, reason: Literal["finished", "stopped", "failed"], text: str = "") -> Outcome:
+        return Outcome(reason, self._number, self._x, self._last, text)

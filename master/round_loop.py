@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from master.checkpoint import Checkpoint
 from master.cluster import Cluster
 
 _CUMULATIVE = ("oracle_calls", "bits_up", "bits_down")
+_WIRE = ("wire_bytes_sent", "wire_bytes_received")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class RoundLoop:
     Args:
         run: its name on the cluster.
         save: writes a checkpoint; called in the saver's thread. It must not raise.
-        wire_bytes: (sent, received), cumulative, what the sockets carried.
+        wire_bytes: (sent, received), what the sockets of this process have carried so far.
     """
 
     def __init__(
@@ -69,14 +70,17 @@ class RoundLoop:
         self._server = session.server()
         declared = initial_values(session.algorithm.Memory, type(session.algorithm).__name__)
         self._memories = ClientMemories(declared, session.problem.d, session.problem.dtype)
-        self._totals: dict[str, float] = dict.fromkeys(_CUMULATIVE, 0) | {"elapsed_s": 0.0}
+        self._totals: dict[str, float] = dict.fromkeys((*_CUMULATIVE, *_WIRE), 0) | {"elapsed_s": 0.0}
+        self._wire_seen = wire_bytes()  # runs before this one used the same sockets
         self._stopping = False
+        self._diverged = ""
         self._last: dict[str, float] = {}
         self._evaluator: Oracle | None = None
         self._threads = {
             name: ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("server", "evaluate", "save")
         }
         self._beside: set[asyncio.Task[None]] = set()
+        self._evaluations: set[asyncio.Task[None]] = set()
         self._stop_reached = False
         self._under_way: asyncio.Future[list[CohortResult]] | None = None
 
@@ -105,7 +109,10 @@ class RoundLoop:
             if first == 1:
                 self._finish_round_zero()
             await self._rounds(first)
-            if self._stopping and self.rounds_done < self.session.experiment.rounds:
+            await self._finish_alongside()
+            if self._diverged:
+                reason, text = "failed", self._diverged
+            elif self._stopping and self.rounds_done < self.session.experiment.rounds:
                 reason = "stopped"
         except FlspanError as error:
             reason, text = "failed", _told(error)
@@ -119,10 +126,12 @@ class RoundLoop:
     async def _rounds(self, first: int) -> None:
         experiment = self.session.experiment
         for number in range(first, experiment.rounds + 1):
-            if self._stopping or self._stop_reached:
+            if self._is_over():
                 return
             started = time.perf_counter()
-            round, works = await self._in_thread("server", self._begin, number)
+            round, works = await self._in_thread("server", self._blamed, self._begin, number)
+            if self._is_over():  # stopped meanwhile: nobody would give up the round that begins now
+                return
             self._emit(
                 events.RoundStarted(
                     time_s=time.time(),
@@ -137,15 +146,30 @@ class RoundLoop:
             if self._under_way.cancelled():
                 return
             results = self._under_way.result()
-            metrics = await self._in_thread("server", self._finish, round, results)
+            metrics = await self._in_thread("server", self._blamed, self._finish, round, results)
             self._finish_round(number, metrics, time.perf_counter() - started)
             if number % experiment.checkpoint.every == 0:
                 checkpoint = await self._in_thread("server", self._checkpoint)
-                self._alongside(self._in_thread("save", self._save, checkpoint))
+                self._alongside(self._saving(checkpoint, list(self._evaluations)))
             if experiment.stop:  # which round is the last must not depend on how fast evaluation is
                 await self._finish_alongside()
             elif len(self._beside) > 4:  # a slow evaluation or disk holds the rounds up rather than memory
                 await asyncio.wait(self._beside, return_when=asyncio.FIRST_COMPLETED)
+
+    def _is_over(self) -> bool:
+        return self._stopping or self._stop_reached
+
+    def _blamed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function that runs the algorithm's methods on the server; what her lines raise is a UserCodeError."""
+        try:
+            return function(*arguments)
+        except FlspanError:
+            raise
+        except Exception as error:
+            found = UserCodeError.of(error, files=self.session.user_files())
+            if not found.file:
+                raise  # our own mistake, with its own traceback
+            raise found from error
 
     def _begin(self, number: int) -> tuple[Round, list[CohortWork]]:
         round = self._server.begin_round(number)
@@ -171,10 +195,7 @@ class RoundLoop:
 
     def _finish_round(self, number: int, metrics: dict[str, float], round_s: float) -> None:
         self._totals["elapsed_s"] += round_s
-        sent, received = self._wire_bytes()
-        metrics |= {name: self._totals[name] for name in _CUMULATIVE}
-        if sent or received:
-            metrics |= {"wire_bytes_sent": sent, "wire_bytes_received": received}
+        metrics |= {name: self._totals[name] for name in _CUMULATIVE} | self._wire_metrics()
         if torch.cuda.is_available():
             metrics["gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
         metrics |= {"round_s": round_s, "elapsed_s": self._totals["elapsed_s"]}
@@ -184,19 +205,31 @@ class RoundLoop:
             events.RoundFinished(time_s=time.time(), run=self.run_name, round=number, metrics=metrics, evaluates=due)
         )
         if due:
-            self._alongside(self._evaluation(number, self._server.x))
+            self._evaluate_alongside(number)
+
+    def _wire_metrics(self) -> dict[str, float]:
+        now = self._wire_bytes()
+        for name, before, after in zip(_WIRE, self._wire_seen, now, strict=True):
+            self._totals[name] += after - before
+        self._wire_seen = now
+        return {name: self._totals[name] for name in _WIRE if self._totals[name]}
 
     def _finish_round_zero(self) -> None:
         """The starting point is measured too: curves begin at x0."""
         if self.session.experiment.evaluate.metrics:
             self._emit(events.RoundFinished(time_s=time.time(), run=self.run_name, round=0, metrics={}, evaluates=True))
-            self._alongside(self._evaluation(0, self._server.x))
+            self._evaluate_alongside(0)
 
     # --- beside the rounds -----------------------------------------------------------------------------------------
 
     def _evaluation_is_due(self, number: int) -> bool:
         table = self.session.experiment.evaluate
         return bool(table.metrics) and (number % table.every == 0 or number == self.session.experiment.rounds)
+
+    def _evaluate_alongside(self, number: int) -> None:
+        task = self._alongside(self._evaluation(number, self._server.x))
+        self._evaluations.add(task)
+        task.add_done_callback(self._evaluations.discard)
 
     async def _evaluation(self, number: int, x: torch.Tensor) -> None:
         try:
@@ -212,9 +245,10 @@ class RoundLoop:
             better = -1 if name.startswith("accuracy") else 1
             if value is not None and better * value <= better * threshold:
                 self._stop_reached = True
-        if any(math.isnan(value) for value in found.values()):
+        unmeasured = [name for name, value in found.items() if math.isnan(value)]
+        if unmeasured:
+            self._diverged = f"round {number}: {unmeasured[0]} is NaN: the method diverges; try a smaller step size"
             self._stopping = True
-            self._emit(events.Warned(time_s=time.time(), text=f"round {number}: a metric is NaN; the run stops here"))
 
     def _evaluate(self, x: torch.Tensor) -> dict[str, float]:
         if self._evaluator is None:
@@ -222,13 +256,20 @@ class RoundLoop:
             self._evaluator = self.session.problem.oracle("cpu")
         return evaluate(self.session.problem, self._evaluator, x, self.session.experiment.evaluate.metrics)
 
+    async def _saving(self, checkpoint: Checkpoint, evaluations: list[asyncio.Task[None]]) -> None:
+        """Save what was taken when these evaluations were under way: a resumed run does not make up for their lines."""
+        if evaluations:
+            await asyncio.wait(evaluations)
+        await self._in_thread("save", self._save, checkpoint)
+
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint.take(self._server, self._memories, self._totals)
 
-    def _alongside(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _alongside(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
+        return task
 
     async def _finish_alongside(self) -> None:
         while self._beside:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import tempfile
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 
 from protocol.errors import RunError  # not from fl_core: this module must not wait for torch
-from protocol.secret import new_secret, write_secret
+from protocol.secret import new_secret
 
 _START_S = 60.0
 """A process that has not said its port by then is not going to."""
@@ -33,8 +33,7 @@ class SpawnedWorkers:
         self._log_folder = log_folder
         self._arguments = arguments
         self._processes: dict[int, asyncio.subprocess.Process] = {}
-        self._watching: list[asyncio.Task[None]] = []
-        self._secret_folders: dict[int, tempfile.TemporaryDirectory[str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def launch(self) -> None:
         """Start the processes, and do not wait: they take as long to import torch as this process does."""
@@ -44,22 +43,22 @@ class SpawnedWorkers:
     async def addresses(self) -> list[str]:
         """Where they listen, once they do. Raises RunError with the end of a worker's log if one does not start."""
         ports = await asyncio.gather(*(self._port(number) for number in range(self._count)))
-        self._watching = [asyncio.create_task(self._keep(k, port)) for k, port in enumerate(ports)]
+        for number, port in enumerate(ports):
+            self._beside(self._keep(number, port))
         return [f"127.0.0.1:{port}" for port in ports]
 
     async def close(self) -> None:
         """Ask them to leave; do not wait long."""
-        for watching in self._watching:
-            watching.cancel()
-        for folder in self._secret_folders.values():
-            folder.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for process in self._processes.values():
             if process.returncode is None:
                 process.terminate()
         for process in self._processes.values():
             try:
                 async with asyncio.timeout(_LEAVE_S):
-                    await process.wait()
+                    await process.communicate()  # to the end of its output too: it may be writing
             except TimeoutError:
                 process.kill()
                 await process.wait()
@@ -79,15 +78,10 @@ class SpawnedWorkers:
             await asyncio.sleep(_RESTART_S)
 
     async def _launch(self, number: int, port: int) -> None:
-        folder = tempfile.TemporaryDirectory(prefix="flspan-")
-        secret_file = Path(folder.name) / "secret"
-        write_secret(secret_file, self.secret)  # read at start-up: gone again before the first round
-        self._secret_folders[number] = folder
-        command = [sys.executable, "-m", "worker.cli", "--port", str(port), "--leave-with-stdin"]
-        command += ["--secret-file", str(secret_file), *self._arguments]
+        command = [sys.executable, "-m", "worker.cli", "--port", str(port), "--spawned", *self._arguments]
         self._log_folder.mkdir(parents=True, exist_ok=True)
         with self._log(number).open("ab") as errors:
-            self._processes[number] = await asyncio.create_subprocess_exec(
+            process = self._processes[number] = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,  # its end tells the worker that we are gone
                 stdout=asyncio.subprocess.PIPE,
@@ -95,20 +89,34 @@ class SpawnedWorkers:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the master, which ends its workers in order
             )
+        assert process.stdin is not None
+        process.stdin.write(bytes(self.secret).hex().encode() + b"\n")  # so it is on no disk and no command line
 
     async def _port(self, number: int) -> int:
-        """The port a launched worker says it listens on; by then it has read its secret, which goes away."""
+        """The port a launched worker says it listens on. What it prints later, as a user's code may, is logged."""
         stdout = self._processes[number].stdout
         assert stdout is not None
         line = b""
-        with self._secret_folders.pop(number), suppress(TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(_START_S):
                 line = await stdout.readline()
         if not line.startswith(b"flworker listening on "):
             tail = self._log(number).read_text(errors="replace").strip().splitlines()[-3:]
             told = " / ".join(tail) or "no output"
             raise RunError(f"a spawned worker did not start: {told} (log: {self._log(number)})")
+        self._beside(self._log_output(stdout, self._log(number)))
         return int(line.decode().rpartition(":")[2])
+
+    async def _log_output(self, output: asyncio.StreamReader, log: Path) -> None:
+        with log.open("ab") as file:
+            while chunk := await output.read(1 << 16):
+                file.write(chunk)
+                file.flush()
+
+    def _beside(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _log(self, number: int) -> Path:
         return self._log_folder / f"worker-{number}.txt"

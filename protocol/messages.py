@@ -164,6 +164,7 @@ class Cancel(Message, frozen=True):
     """The results of these (task, attempt) are not wanted; this may overtake the very task it names."""
 
     run: Name
+    round: Count
     tasks: Annotated[list[tuple[Count, Count]], Meta(max_length=8192)]
 
 

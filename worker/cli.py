@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import click
 
 from protocol.errors import FlspanError, InputError
-from protocol.secret import read_secret
+from protocol.secret import Secret, read_secret
 
 
 @click.command(context_settings={"auto_envvar_prefix": "FLWORKER", "show_default": True})
@@ -31,13 +32,14 @@ from protocol.secret import read_secret
 @click.option("--user-code/--no-user-code", default=True, help="Run the files that an authenticated master ships.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Write the log there instead of to stderr.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-@click.option("--leave-with-stdin", is_flag=True, hidden=True, help="Exit when standard input ends.")
+@click.option("--spawned", is_flag=True, hidden=True, help="Read the secret from standard input; leave when it ends.")
 @click.version_option(package_name="flspan")
 def main(
     *,
     log_file: Path | None,
     log_level: str,
     secret_file: Path | None,
+    spawned: bool,
     **options: object,
 ) -> None:
     """A worker: waits for flmaster and trains the clients it is given.
@@ -51,12 +53,18 @@ def main(
             level=log_level.upper(),
             format="%(asctime)s %(levelname)s %(message)s",
         )
+        gc.disable()  # importing torch makes a million objects that stay: no use to look for garbage meanwhile
         from worker.daemon import Daemon, WorkerOptions  # imports torch: --help need not wait for it
 
+        gc.freeze()
+        gc.enable()
         secret = None if secret_file is None else read_secret(secret_file)
+        if spawned:
+            secret = Secret.fromhex(sys.stdin.readline())
 
         async def serve() -> None:
-            await Daemon(WorkerOptions(secret=secret, **options)).run()  # type: ignore[arg-type]  # click has checked
+            settings = WorkerOptions(secret=secret, spawned=spawned, **options)  # type: ignore[arg-type]  # click has checked
+            await Daemon(settings).run()
 
         asyncio.run(serve())
     except InputError as error:

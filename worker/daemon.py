@@ -9,6 +9,7 @@ import platform
 import signal
 import socket
 import sys
+import threading
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ logger = logging.getLogger("flworker")
 
 DRAIN_S = 30.0
 """How long a SIGTERM waits for running tasks."""
+ABANDONED_S = 3.0
+"""How long a spawned worker whose master is gone waits for them: nobody wants their results."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class WorkerOptions:
     secret: bytes | None
     data_root: Path | None
     user_code: bool
-    leave_with_stdin: bool
+    spawned: bool
 
 
 class Daemon:
@@ -80,7 +83,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
-        if self._options.leave_with_stdin:
+        if self._options.spawned:
             loop.add_reader(sys.stdin.fileno(), self._stdin)
         server = await listen(
             self._options.host,
@@ -100,10 +103,10 @@ class Daemon:
 
     async def _serve(self, link: Link) -> None:
         if self._serving is not None:
-            logger.warning("a second master, %s, was sent away", link.name)
+            logger.warning("%s was sent away: this worker serves another one", link.name)
             await link.close("busy: this worker serves another master")
             return
-        logger.info("serving the master %s", link.name)
+        logger.info("serving %s", link.name)
         self._serving = Serving(link, self._pool, self._runs.prepare)
         reason = "done"
         try:
@@ -112,7 +115,7 @@ class Daemon:
             reason = str(group.exceptions[0])
         finally:
             self._serving = None
-            logger.info("the master %s is gone: %s", link.name, reason)
+            logger.info("%s is gone: %s", link.name, reason)
             await link.close(reason)
 
     async def _drain(self) -> None:
@@ -131,5 +134,11 @@ class Daemon:
 
     def _stdin(self) -> None:
         """The pipe from the master that spawned this worker; its end means that the master is gone."""
-        if not os.read(sys.stdin.fileno(), 4096):
-            os._exit(0)
+        if os.read(sys.stdin.fileno(), 4096):
+            return
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        logger.info("the master that spawned this worker is gone: leaving")
+        self._stopping.set()
+        at_the_latest = threading.Timer(ABANDONED_S, os._exit, (0,))  # a thread that computes cannot be stopped
+        at_the_latest.daemon = True
+        at_the_latest.start()

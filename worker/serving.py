@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,22 +26,22 @@ logger = logging.getLogger("flworker")
 Outgoing = tuple[messages.Message, list[np.ndarray]]
 
 
+class _Key(NamedTuple):
+    """One attempt at a task. Task and attempt begin anew in each round, so the round is part of it."""
+
+    run: str
+    round: int
+    task: int
+    attempt: int
+
+
 @dataclass
 class _Held:
-    """A task this worker holds: its attempt, and the pool's future."""
+    """A task this worker holds, and the pool's future of it."""
 
     work: CohortWork
     future: Future[CohortResult]
     cancelled: bool = False
-
-
-@dataclass
-class _Running:
-    """A run of this master."""
-
-    prepared: PreparedRun
-    held: dict[tuple[int, int], _Held] = field(default_factory=dict)
-    cancelled: set[tuple[int, int]] = field(default_factory=set)  # before they came: a Cancel may overtake its Task
 
 
 class Serving:
@@ -54,7 +55,9 @@ class Serving:
         self._link = link
         self._pool = pool
         self._prepare = prepare
-        self._runs: dict[str, _Running] = {}
+        self._runs: dict[str, PreparedRun] = {}
+        self._held: dict[_Key, _Held] = {}
+        self._cancelled: set[_Key] = set()  # before they came: a Cancel may overtake its Task
         self._outgoing: asyncio.Queue[Outgoing | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
@@ -73,9 +76,8 @@ class Serving:
                 await self._send()
                 receiving.cancel()
         finally:
-            for run in self._runs.values():
-                for held in run.held.values():
-                    held.future.cancel()
+            for held in list(self._held.values()):
+                held.future.cancel()
             for name in self._runs:
                 self._pool.forget(name)
 
@@ -83,16 +85,15 @@ class Serving:
         """Take no new tasks; hand back those that have not begun; wait for the rest and send it."""
         self._draining = True
         self._link.send_soon(messages.Drain())
-        for run in self._runs.values():
-            for held in list(run.held.values()):
-                held.future.cancel()
+        for held in list(self._held.values()):
+            held.future.cancel()
         await self._idle.wait()
         self._outgoing.put_nowait(None)
 
     @property
     def busy(self) -> int:
         """Tasks held."""
-        return sum(len(run.held) for run in self._runs.values())
+        return len(self._held)
 
     # --- in --------------------------------------------------------------------------------------------------------
 
@@ -103,19 +104,18 @@ class Serving:
                 case messages.Task():
                     self._task(message, buffers)
                 case messages.Broadcast():
-                    self._of(message.run).prepared.site.receive(wire.broadcast_of(message, buffers))
+                    self._broadcast(message, buffers)
                 case messages.Shard():
-                    shards = self._of(message.run).prepared.site.problem.shards
+                    shards = self._of(message.run).site.problem.shards
                     shards.add(message.client, wire.shard_of(message, buffers))
                 case messages.Setup():
                     await self._setup(message)
                 case messages.Cancel():
                     self._cancel(message)
                 case messages.Forget(run):
-                    self._runs.pop(run, None)
-                    self._pool.forget(run)
+                    self._forget(run)
                 case messages.Bye(reason):
-                    logger.info("the master %s said goodbye: %s", self._link.name, reason)
+                    logger.info("%s said goodbye: %s", self._link.name, reason)
                     self._outgoing.put_nowait(None)
                     return
                 case _:
@@ -126,7 +126,7 @@ class Serving:
         try:
             prepared = await asyncio.to_thread(self._prepare, message)
             if prepared.run is not None:
-                self._runs[message.run] = _Running(prepared.run)
+                self._runs[message.run] = prepared.run
                 ready = messages.Ready(message.run, prepared.run.has_data)
             else:
                 ready = messages.Ready(message.run, False, prepared.error)
@@ -136,61 +136,72 @@ class Serving:
             logger.error("run %s cannot be set up: %s", message.run, ready.error.message)
         self._outgoing.put_nowait((ready, []))
 
-    def _of(self, run: str) -> _Running:
+    def _of(self, run: str) -> PreparedRun:
         if run not in self._runs:
             raise StateError(f"run {run!r} has not been set up on this link")
         return self._runs[run]
 
+    def _broadcast(self, message: messages.Broadcast, buffers: list[np.ndarray]) -> None:
+        self._of(message.run).site.receive(wire.broadcast_of(message, buffers))
+        # What was cancelled in a round that is over can come no more.
+        self._cancelled = {key for key in self._cancelled if key.run != message.run or key.round >= message.round}
+
     def _task(self, message: messages.Task, buffers: list[np.ndarray]) -> None:
-        run = self._of(message.run)
+        site = self._of(message.run).site
         work = wire.work_of(message, buffers)
-        site = run.prepared.site
         if not site.has_round(work.round):
             raise StateError(f"a Task of round {work.round} without its Broadcast")
         missing = [i for i in work.clients if not site.problem.shards.has(i)]
         if missing:
             raise StateError(f"a Task for client {missing[0]} without its Shard")
-        key = (message.task, message.attempt)
-        if self._draining or key in run.cancelled:
-            run.cancelled.discard(key)
+        key = _Key(message.run, message.round, message.task, message.attempt)
+        if key in self._held:
+            raise StateError(f"attempt {key.attempt} of task {key.task} of round {key.round} came twice")
+        if self._draining or key in self._cancelled:
+            self._cancelled.discard(key)
             self._outgoing.put_nowait((_returned(message.run, work, message.attempt), []))
             return
         self._idle.clear()
         future = self._pool.submit(lambda slot: site.execute(slot, work))
-        run.held[key] = _Held(work, future)
-        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finished, message.run, key, done))
+        self._held[key] = _Held(work, future)
+        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finished, key, done))
 
     def _cancel(self, message: messages.Cancel) -> None:
-        run = self._runs.get(message.run)
-        if run is None:
-            return
         for task, attempt in message.tasks:
-            held = run.held.get((task, attempt))
-            if held is None:
-                run.cancelled.add((task, attempt))
-            else:
+            key = _Key(message.run, message.round, task, attempt)
+            held = self._held.get(key)
+            if held is not None:
                 held.cancelled = True
                 held.future.cancel()
+            elif message.run in self._runs:
+                self._cancelled.add(key)
+
+    def _forget(self, run: str) -> None:
+        """Free what is kept for it. What still runs is answered when it ends: the master counts on it."""
+        self._runs.pop(run, None)
+        self._cancelled = {key for key in self._cancelled if key.run != run}
+        for key, held in list(self._held.items()):
+            if key.run == run:
+                held.cancelled = True
+                held.future.cancel()
+        self._pool.forget(run)
 
     # --- out -------------------------------------------------------------------------------------------------------
 
-    def _finished(self, name: str, key: tuple[int, int], done: Future[CohortResult]) -> None:
-        run = self._runs.get(name)
-        held = None if run is None else run.held.pop(key, None)
-        if held is not None:
-            self._outgoing.put_nowait(self._answer(name, key[1], held, done))
-        if self.busy == 0:
+    def _finished(self, key: _Key, done: Future[CohortResult]) -> None:
+        self._outgoing.put_nowait(self._answer(key, self._held.pop(key), done))
+        if not self._held:
             self._idle.set()
 
-    def _answer(self, name: str, attempt: int, held: _Held, done: Future[CohortResult]) -> Outgoing:
+    def _answer(self, key: _Key, held: _Held, done: Future[CohortResult]) -> Outgoing:
         if held.cancelled or done.cancelled():
-            return _returned(name, held.work, attempt), []
+            return _returned(key.run, held.work, key.attempt), []
         error = done.exception()
         if error is None:
-            return wire.result_message(name, held.work, attempt, done.result())
+            return wire.result_message(key.run, held.work, key.attempt, done.result())
         report = report_of(error)
         logger.warning("a task failed: %s", report.message)
-        return messages.Failure(name, held.work.round, held.work.index, attempt, report), []
+        return messages.Failure(key.run, key.round, key.task, key.attempt, report), []
 
     async def _send(self) -> None:
         while True:

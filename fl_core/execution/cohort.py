@@ -14,11 +14,12 @@ from torch import Tensor
 
 from compressors.compressor import Layout, NonFiniteError
 from fl_core.client import Client, LocalWork, Message
-from fl_core.errors import FlspanError, UserCodeError
-from fl_core.randomness import ClientRandomness, generator
+from fl_core.errors import FlspanError, PlugInError
+from fl_core.problem import in_user_code
+from fl_core.randomness import ClientRandomness, UnkeyedDraws, generator, global_state
 from fl_core.replies import CohortReplies
 from fl_core.server import Broadcast
-from fl_core.state import as_dict, fields_of
+from fl_core.state import State, as_dict, as_tensor, fields_of, recalled, settled
 
 if TYPE_CHECKING:
     from fl_core.algorithm import Algorithm
@@ -49,6 +50,10 @@ class CodedField:
     call: int
     sizes: tuple[int, ...]
     payload: np.ndarray
+
+
+METRICS = frozenset({"m", "loss_sum", "loss_count", "oracle_calls", "seconds_s"})
+"""What is measured of each client of a cohort."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class CohortRunner:
         self.device = device
         self.oracle = problem.oracle(device)
         self._files = tuple(files)
-        self._stochastic = False
+        self._keyed: bool | None = None  # whether clients draw from generators of their own; None: not known yet
 
     def run(self, broadcast: Broadcast, work: CohortWork) -> CohortResult:
         """The local work of every client of the cohort, in order.
@@ -109,58 +114,71 @@ class CohortRunner:
             UserCodeError: a client's code raised; it says which client, file and line.
         """
         started = time.perf_counter()
-        before = _global_random_state(self.device)
-        finished = [self._run_client(broadcast, work, row) for row in range(len(work.clients))]
-        if not self._stochastic and not torch.equal(before, _global_random_state(self.device)):
-            # Something drew from torch's global generator, which threads share: from now on it draws from the client's.
-            self._stochastic = True
-            finished = [self._run_client(broadcast, work, row) for row in range(len(work.clients))]
+        before = global_state(self.device)
+        finished = self._run_clients(broadcast, work)
+        if not torch.equal(before, global_state(self.device)):
+            # Someone drew from torch's global generator, which threads share: these clients, or another thread.
+            if not self._keyed:
+                self._keyed = True
+                finished = self._run_clients(broadcast, work)
+            with UnkeyedDraws(self.device):  # what still draws from it cannot be keyed: it raises where it stands
+                self._run_clients(broadcast, work)
         return self._collect(work, finished, started)
 
-    def _run_client(self, broadcast: Broadcast, work: CohortWork, row: int) -> tuple[Client, Any]:
+    def _run_clients(self, broadcast: Broadcast, work: CohortWork) -> list[_Finished]:
+        if self._keyed is False:
+            return [self._run_client(broadcast, work, row) for row in range(len(work.clients))]
+        finished, drew = [], False
+        for row, i in enumerate(work.clients):
+            with ClientRandomness(generator(self.work.seed, work.round, i, "torch")) as randomness:
+                finished.append(self._run_client(broadcast, work, row))
+            drew = drew or randomness.used
+        if self._keyed is None and finished:
+            self._keyed = drew
+        return finished
+
+    def _run_client(self, broadcast: Broadcast, work: CohortWork, row: int) -> _Finished:
         i = work.clients[row]
         with self._blamed_on(i):
-            memory = self.problem.initial_memory(self.algorithm, self.device)
-            for name, stack in work.memory.items():
-                setattr(memory, name, stack[row].to(self.device, copy=True))
+            rows = {name: stack[row] for name, stack in work.memory.items()}
+            start = self.problem.initial_memory(self.algorithm, self.device)
+            memory = recalled(self.algorithm.Memory, rows, self.problem.initial_memory(self.algorithm, self.device))
             own = {name: stack[row].to(self.device) for name, stack in work.own.items()}
             s = self.algorithm.Broadcast(**broadcast.shared, **own)
             self.oracle.reset_buffers()
             client = Client(i, work.round, self.problem.shard(i, self.device), memory, self.work, self.oracle)
-            with ClientRandomness(client.generator("torch")) if self._stochastic else _nothing():
-                x = client.run(self.algorithm, broadcast.x, s)
-                reply = self.algorithm.local_state(client, broadcast.x, x, s)
+            x = client.run(self.algorithm, broadcast.x, s)
+            reply = self.algorithm.local_state(client, broadcast.x, x, s)
+            owner = type(self.algorithm).__name__
+            if not isinstance(reply, State):
+                raise PlugInError(f"{owner}.local_state must return self.Reply(...), not {type(reply).__name__}")
             _check_finite(reply, i, work.round)
-        return client, reply
+            return _Finished(client, reply, settled(client.memory, start, owner))
 
     @contextmanager
     def _blamed_on(self, client: int) -> Iterator[None]:
         try:
-            yield
+            with in_user_code(client, self._files):
+                yield
         except NonFiniteError as error:
             raise NonFiniteReplyError(
                 f"client {client}: compress() was given a vector with NaN or inf; {_SMALLER}"
             ) from error
-        except FlspanError:
-            raise
-        except Exception as error:
-            raise UserCodeError.of(error, files=self._files, client=client) from error
 
-    def _collect(self, work: CohortWork, finished: list[tuple[Client, Any]], started: float) -> CohortResult:
+    def _collect(self, work: CohortWork, finished: list[_Finished], started: float) -> CohortResult:
         coded: dict[str, CodedField] = {}
         dense: dict[str, Tensor] = {}
         for name in fields_of(self.algorithm.Reply):
-            values = [getattr(reply, name) for _, reply in finished]
-            if isinstance(values[0], Message):
-                payload = values[0].payload if len(values) == 1 else np.concatenate([v.payload for v in values])
-                coded[name] = CodedField(values[0].call, tuple(v.payload.nbytes for v in values), payload)
+            values = [getattr(each.reply, name) for each in finished]
+            if any(isinstance(value, Message) for value in values):
+                coded[name] = self._coded(name, values)
             else:
-                dense[name] = torch.stack([torch.as_tensor(v) for v in values]).cpu()
+                dense[name] = torch.stack([as_tensor(value) for value in values]).cpu()
         memory = {
-            name: torch.stack([torch.as_tensor(getattr(client.memory, name)) for client, _ in finished]).cpu()
+            name: torch.stack([each.memory[name] for each in finished]).cpu()
             for name in fields_of(self.algorithm.Memory)
         }
-        clients = [client for client, _ in finished]
+        clients = [each.client for each in finished]
         each_s = (time.perf_counter() - started) / max(1, len(clients))
         metrics = {
             "m": [float(client.m) for client in clients],
@@ -170,6 +188,25 @@ class CohortRunner:
             "seconds_s": [each_s] * len(clients),
         }
         return CohortResult(work.clients, coded, dense, memory, metrics)
+
+    def _coded(self, name: str, values: list[Any]) -> CodedField:
+        calls = {value.call if isinstance(value, Message) else None for value in values}
+        if len(calls) > 1:
+            raise PlugInError(
+                f"{type(self.algorithm).__name__}.Reply.{name}: all clients of a round must send the same one of "
+                "their messages: compress the same vectors in the same order on each, and send tensors from all or none"
+            )
+        payload = values[0].payload if len(values) == 1 else np.concatenate([v.payload for v in values])
+        return CodedField(values[0].call, tuple(v.payload.nbytes for v in values), payload)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A client after its local work."""
+
+    client: Client
+    reply: State
+    memory: dict[str, Tensor]
 
 
 def decode(result: CohortResult, round: int, work: LocalWork, layout: Layout) -> CohortReplies:
@@ -196,15 +233,4 @@ def _check_finite(reply: Any, client: int, round: int) -> None:
                 raise NonFiniteReplyError(f"round {round}, client {client}: Reply.{name} holds NaN or inf; {_SMALLER}")
 
 
-def _global_random_state(device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(device)])
-    return torch.get_rng_state()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-__all__ = ["CodedField", "CohortResult", "CohortRunner", "CohortWork", "NonFiniteReplyError", "decode"]
+__all__ = ["METRICS", "CodedField", "CohortResult", "CohortRunner", "CohortWork", "NonFiniteReplyError", "decode"]

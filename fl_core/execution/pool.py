@@ -107,7 +107,7 @@ def parse_devices(text: str) -> list[torch.device]:
             raise InputError(
                 f"--devices {text}: this machine has {torch.cuda.device_count()} CUDA devices, not {part!r}"
             )
-        devices.append(torch.device("cuda", device.index or 0) if device.type == "cuda" else device)
+        devices.append(torch.device("cuda", device.index or 0) if device.type == "cuda" else torch.device("cpu"))
     return devices
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fl_core.client import LocalWork
+from fl_core.execution.choice import ChosenRunner, Fusing
 from fl_core.execution.cohort import CohortResult, CohortRunner, CohortWork
 from fl_core.execution.pool import Slot
 from fl_core.server import Broadcast
@@ -38,6 +39,7 @@ class Site:
         self.algorithm = algorithm
         self.work = work
         self.files = tuple(files)
+        self.fusing = Fusing(problem.experiment.execution.fuse)
         self._lock = threading.Lock()
         self._broadcasts: dict[int, Broadcast] = {}
         self._on_device: dict[tuple[int, torch.device], Broadcast] = {}
@@ -58,8 +60,9 @@ class Site:
     def execute(self, slot: Slot, work: CohortWork) -> CohortResult:
         """Run a cohort on a pool's slot, in the slot's thread."""
         runner = slot.replicas.get(self.run)
-        if not isinstance(runner, CohortRunner):
-            runner = CohortRunner(self.problem, self.algorithm, self.work, slot.device, self.files)
+        if not isinstance(runner, ChosenRunner):
+            alone = CohortRunner(self.problem, self.algorithm, self.work, slot.device, self.files)
+            runner = ChosenRunner(alone, self.fusing)
             slot.replicas[self.run] = runner
         with slot.active():
             return runner.run(self._received(work.round, slot.device), work)

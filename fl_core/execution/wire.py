@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from fl_core.execution.cohort import CodedField, CohortResult, CohortWork
+from fl_core.execution.cohort import METRICS, CodedField, CohortResult, CohortWork
 from fl_core.server import Broadcast
 from fl_core.tensors import NAMES, bytes_of, tensor_of
 from protocol import messages
@@ -18,12 +18,13 @@ from protocol.fields import Field, TensorSpec
 Buffers = Sequence[np.ndarray]
 Packed = tuple[messages.Broadcast, list[np.ndarray]]
 _X = "x"
-_REPLY, _MEMORY, _OWN = "reply/", "memory/", "own/"
+_REPLY, _MEMORY, _OWN, _SHARED = "reply/", "memory/", "own/", "shared/"
 
 
 def broadcast_message(run: str, broadcast: Broadcast) -> Packed:
     """What a round sends to every worker once: x and the shared fields."""
-    tensors = {_X: broadcast.x} | {name: value for name, value in broadcast.shared.items() if isinstance(value, Tensor)}
+    tensors = {_X: broadcast.x}
+    tensors |= {_SHARED + name: value for name, value in broadcast.shared.items() if isinstance(value, Tensor)}
     numbers = {name: value for name, value in broadcast.shared.items() if not isinstance(value, Tensor)}
     specs, buffers = _pack(tensors)
     digest = hashlib.sha256()
@@ -38,7 +39,7 @@ def broadcast_of(message: messages.Broadcast, buffers: Buffers) -> Broadcast:
     x = tensors.pop(_X, None)
     if x is None:
         raise MessageError("a Broadcast without x")
-    return Broadcast(message.round, x, {**message.scalars, **tensors})
+    return Broadcast(message.round, x, {**message.scalars, **_with_prefix(tensors, _SHARED)})
 
 
 def task_message(run: str, work: CohortWork, attempt: int) -> tuple[messages.Task, list[np.ndarray]]:
@@ -81,6 +82,8 @@ def result_of(message: messages.Result, buffers: Buffers) -> CohortResult:
     Raises:
         MessageError: tensors or metrics that are not one row a client.
     """
+    if len({field.name for field in message.fields}) != len(message.fields) or len(buffers) < len(message.fields):
+        raise MessageError("a Result needs one buffer for each of its fields, and each field once")
     coded = {
         field.name: CodedField(field.call, tuple(field.sizes), buffer)
         for field, buffer in zip(message.fields, buffers, strict=False)
@@ -88,10 +91,12 @@ def result_of(message: messages.Result, buffers: Buffers) -> CohortResult:
     tensors = _unpack(message.tensors, buffers[len(message.fields) :])
     rows = len(message.clients)
     _check_rows(tensors, rows)
-    if any(len(field.sizes) != rows for field in coded.values()):
-        raise MessageError(f"a Result for {rows} clients with another number of payloads in a field")
-    if any(len(values) != rows for values in message.metrics.values()) or "m" not in message.metrics:
-        raise MessageError(f"a Result for {rows} clients needs {rows} values a metric, and the metric m")
+    if any(len(field.sizes) != rows or sum(field.sizes) != field.payload.nbytes for field in coded.values()):
+        raise MessageError(f"a Result for {rows} clients needs {rows} payloads in each field, of the sizes it names")
+    if any(len(values) != rows for values in message.metrics.values()) or not message.metrics.keys() >= METRICS:
+        raise MessageError(f"a Result for {rows} clients needs {rows} values of each of {', '.join(sorted(METRICS))}")
+    if not all(m >= 1 and m.is_integer() for m in message.metrics["m"]):
+        raise MessageError("a Result with a number of samples that is none")
     return CohortResult(
         tuple(message.clients),
         coded,

@@ -1,4 +1,4 @@
-"""Which optimizers of torch.optim an experiment may name, on either side, and what options they take.
+"""Which optimizers of torch.optim (and our Yogi) an experiment may name, on either side, and what options they take.
 
 Those that move one flat vector by its gradient: all but L-BFGS (needs a closure), SparseAdam (sparse
 gradients) and Muon (matrices). Options that choose an implementation, not a method (`foreach`, `fused`, …),
@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from fl_core.errors import ExperimentError, nearest
 from fl_core.experiment.schema import PlugIn
 from fl_core.options import MISSING, Count, NonNegative, Option, Positive, check_options, options_of, spelling
+from fl_core.yogi import Yogi
 
 _UNUSABLE = frozenset({"Optimizer", "LBFGS", "SparseAdam", "Muon"})
 _IMPLEMENTATION = ("params", "foreach", "fused", "capturable", "differentiable", "maximize")
@@ -40,7 +41,8 @@ SCHEDULES: dict[str, dict[str, Option]] = {
 @functools.cache
 def _classes() -> dict[str, type[Optimizer]]:
     members = inspect.getmembers(torch.optim, inspect.isclass)
-    return {n.lower(): c for n, c in members if issubclass(c, Optimizer) and n not in _UNUSABLE}
+    usable = {n.lower(): c for n, c in members if issubclass(c, Optimizer) and n not in _UNUSABLE}
+    return usable | {"yogi": Yogi}
 
 
 def optimizer_names() -> list[str]:

@@ -34,7 +34,7 @@ FROM_MASTER: list[tuple[m.Message, list[np.ndarray]]] = [
     (m.Broadcast("run", 1, "22", {"a": 1, "b": 0.5, "c": True}, [X, X]), [BYTES_OF_X, BYTES_OF_X]),
     (m.Task("run", 1, 2, 0, [4, 5], []), []),
     (m.Task("run", 1, 2, 1, [4, 5], [X]), [BYTES_OF_X]),
-    (m.Cancel("run", [(2, 0)]), []),
+    (m.Cancel("run", 1, [(2, 0)]), []),
     (m.Forget("run"), []),
 ]
 FROM_WORKER: list[tuple[m.Message, list[np.ndarray]]] = [

@@ -243,7 +243,7 @@ def test_only_urgent_messages_pass_a_body(wire: Any) -> None:
         master.send(task)
     with pytest.raises(StateError, match="before the body"):
         master.send(shard, pack(arrays))
-    assert [one.message for one in wire.feed(worker, master.send(m.Cancel("run", [])))] == [m.Cancel("run", [])]
+    assert [one.message for one in wire.feed(worker, master.send(m.Cancel("run", 1, [])))] == [m.Cancel("run", 1, [])]
     with pytest.raises(StateError, match="between the pieces"):
         wire.feed(worker, message_frame(encode_header(task, []), 0, master._next_seq))
 

@@ -124,7 +124,7 @@ async def test_messages_keep_their_order_and_urgent_ones_pass(wire: Any) -> None
         task = asyncio.create_task(link.send(m.Task("run", 0, 0, 0, [], [])))
         await asyncio.sleep(0)
         link.send_soon(m.Forget("run"))
-        link.send_soon(m.Cancel("run", [(0, 0)]))
+        link.send_soon(m.Cancel("run", 1, [(0, 0)]))
         await asyncio.gather(bulk, task)
         await done.wait()
     assert seen == ["Cancel", "Shard", "Task", "Forget"]

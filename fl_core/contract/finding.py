@@ -1,0 +1,69 @@
+"""What a check found: one property, whether it holds, and the numbers it was judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypeVar
+
+from fl_core.errors import FlspanError, InputError, UserCodeError
+
+Outcome: TypeAlias = Literal["ok", "failed", "fact", "skipped"]
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. A "fact" is worth knowing and breaks nothing; "skipped" does not apply."""
+
+    property: str
+    outcome: Outcome
+    text: str
+
+
+class BrokenError(Exception):
+    """A property does not hold; the text has the numbers."""
+
+
+class NotApplicableError(Exception):
+    """A property means nothing for this plug-in; the text says why."""
+
+
+Check: TypeAlias = Callable[[S], str]
+"""Looks at one property and returns the numbers. Raises BrokenError, NotApplicableError, or whatever the code raises."""
+
+
+def judged(name: str, check: Check[S], subject: S, *, fact: bool = False) -> Finding:
+    """The finding of one check. What the user's own code raises is a failure with her file and line."""
+    try:
+        return Finding(name, "fact" if fact else "ok", check(subject))
+    except NotApplicableError as reason:
+        return Finding(name, "skipped", str(reason))
+    except BrokenError as broken:
+        return Finding(name, "fact" if fact else "failed", str(broken))
+    except UserCodeError as error:
+        return Finding(name, "failed", _told(error))
+    except (InputError, FlspanError) as error:
+        return Finding(name, "fact" if fact else "failed", f"{error}")
+    except Exception as error:
+        text = _told(UserCodeError.of(error, files=()))
+        return Finding(name, "failed", text)
+
+
+def findings(checks: dict[str, Check[S]], facts: dict[str, Check[S]], subject: S) -> Iterator[Finding]:
+    """All of them in order, the facts last."""
+    for name, check in checks.items():
+        yield judged(name, check, subject)
+    for name, check in facts.items():
+        yield judged(name, check, subject, fact=True)
+
+
+def _told(error: UserCodeError) -> str:
+    """The error and, from its traceback, the line of code itself."""
+    lines = [line.strip() for line in error.traceback_text.splitlines()]
+    places = [k for k, line in enumerate(lines) if error.file and line.startswith(f'File "{error.file}", line {error.line}')]
+    code = lines[places[-1] + 1] if places and places[-1] + 1 < len(lines) else ""
+    return f"{error}" + (f"   <- {code}" if code else "")
+
+
+__all__ = ["BrokenError", "Check", "Finding", "NotApplicableError", "Outcome", "findings", "judged"]

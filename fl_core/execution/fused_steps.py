@@ -1,0 +1,66 @@
+"""How many local steps each client of a cohort takes, asked once for all clients that have as many samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fl_core.algorithm import Algorithm
+from fl_core.client import Client
+from fl_core.execution.fused_functions import CannotFuseError
+from fl_core.state import recalled
+
+if TYPE_CHECKING:
+    from fl_core.execution.cohort import CohortWork
+    from fl_core.execution.fused import FusedRunner
+    from fl_core.server import Broadcast
+
+
+def local_steps(runner: FusedRunner, broadcast: Broadcast, work: CohortWork) -> list[int]:
+    """Of each client, in the cohort's order."""
+    algorithm, clients = runner.algorithm, work.clients
+    sizes = [runner.problem.shards.size(i) for i in clients]
+    declared = {m: runner.work.estimator.local_steps(m) for m in set(sizes)}
+    if type(algorithm).local_steps is Algorithm.local_steps:
+        return [declared[m] for m in sizes]
+    if not work.own:
+        s = algorithm.Broadcast(**broadcast.shared)
+        try:
+            asked = {
+                m: int(algorithm.local_steps(_AnyClient(steps, m, work.round, runner), s))
+                for m, steps in declared.items()
+            }
+            return [asked[m] for m in sizes]
+        except CannotFuseError:  # it asks who the client is
+            pass
+    return [_steps_of_one(runner, broadcast, work, row) for row in range(len(clients))]
+
+
+def _steps_of_one(runner: FusedRunner, broadcast: Broadcast, work: CohortWork, row: int) -> int:
+    start = runner.problem.initial_memory(runner.algorithm, runner.device)
+    memory = recalled(runner.algorithm.Memory, {name: stack[row] for name, stack in work.memory.items()}, start)
+    own = {name: stack[row] for name, stack in work.own.items()}
+    shard = runner.problem.shard(work.clients[row], runner.device)
+    client = Client(work.clients[row], work.round, shard, memory, runner.work, runner.oracle.oracle)
+    return int(runner.algorithm.local_steps(client, runner.algorithm.Broadcast(**broadcast.shared, **own)))
+
+
+class _AnyClient(Client):
+    """A client of which only what all clients with m samples share may be asked."""
+
+    def __init__(self, steps: int, m: int, round: int, runner: FusedRunner) -> None:
+        self.steps, self.m, self.round, self.lr = steps, m, round, runner.work.lr
+        self._runner = runner
+
+    @property
+    def omega(self) -> float:
+        """ω of the uplink operator."""
+        return self._runner.omega()
+
+    def __getattr__(self, name: str) -> Any:
+        raise CannotFuseError(f"it asks for client.{name}")
+
+    def generator(self, *purpose: int | str) -> torch.Generator:
+        """Raises CannotFuseError."""
+        raise CannotFuseError("it asks for client.generator")

@@ -1,0 +1,157 @@
+"""What a fused cohort does with ordinary stacked tensors `[r, …]`: oracle calls, compression, and the books."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from compressors.compressor import Encoded
+from fl_core.client import LocalWork
+from fl_core.execution.fused_batches import Batch, Batches
+from fl_core.execution.fused_oracle import StackedOracle
+from fl_core.randomness import ClientRandomness, generator
+
+FEWEST = 7
+"""Clients with batches of one shape from which a stack is faster than one call each (break-even measured at 7)."""
+
+
+class KeyedGenerators(Sequence[torch.Generator]):
+    """One generator a client for one purpose, made when asked for: an operator without randomness asks for none."""
+
+    def __init__(self, seed: int, round: int, clients: Sequence[int], *purpose: int | str) -> None:
+        self._made: list[torch.Generator | None] = [None] * len(clients)
+        self._clients = clients
+        self._make: Callable[[int], torch.Generator] = lambda i: generator(seed, round, i, *purpose)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @overload
+    def __getitem__(self, row: int) -> torch.Generator: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[torch.Generator]: ...
+
+    def __getitem__(self, row: int | slice) -> torch.Generator | list[torch.Generator]:
+        if isinstance(row, slice):
+            return [self[k] for k in range(*row.indices(len(self)))]
+        made = self._made[row]
+        if made is None:
+            made = self._made[row] = self._make(self._clients[row])
+        return made
+
+    def __iter__(self) -> Iterator[torch.Generator]:
+        return (self[row] for row in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The messages of one compression by rows first … last-1."""
+
+    first: int
+    last: int
+    call: int
+    encoded: Encoded
+
+
+class StackedWork:
+    """The clients of a cohort, by rows; a method's `first`, `last` say which rows its stacks `[last - first, …]` are.
+
+    Attributes:
+        loss_sum, loss_count, oracle_calls: of each row, as `Client` keeps them.
+    """
+
+    def __init__(
+        self, oracle: StackedOracle, work: LocalWork, clients: Sequence[int], round: int, batches: Batches
+    ) -> None:
+        self.clients = tuple(clients)
+        self.batches = batches
+        self.pieces: list[Piece] = []
+        self.loss_sum = torch.zeros(len(clients), dtype=torch.float64, device=oracle.oracle.device)
+        self.loss_count = [0] * len(clients)
+        self.oracle_calls = [0] * len(clients)
+        self._stacked = oracle
+        self._work = work
+        self._round = round
+        self._buffers = oracle.fresh_buffers(len(clients))
+        self._streams = KeyedGenerators(work.seed, round, clients, "torch")
+
+    def stream(self, row: int) -> torch.Generator:
+        """The generator that stands in for torch's global one in this client's code."""
+        return self._streams[row]
+
+    def gradient(self, x: Tensor, batches: Sequence[Batch], first: int) -> Tensor:
+        """Gradients `[r, d]` at x `[r, d]`, each row on its own samples; x may be one vector for all (stride 0)."""
+        if len(batches) == 1:
+            return self._asked(x, batches[0])
+        g = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for batch in batches:
+            rows = torch.tensor(batch.rows) - first
+            g[rows] = self._asked(_picked(x, rows), batch)
+        return g
+
+    def loss(self, x: Tensor, batches: Sequence[Batch], first: int) -> Tensor:
+        """Values `[r]` at x `[r, d]`."""
+        values = torch.empty(x.shape[0], dtype=x.dtype, device=x.device)
+        for batch in batches:
+            rows = torch.tensor(batch.rows) - first
+            buffers = self._picked_buffers(batch.rows)
+            at = _picked(x, rows)
+            values[rows] = self._stacked.value(at, batch.inputs, batch.targets, buffers, self._streams_of(batch))
+            self._put_buffers(batch.rows, buffers)
+        return values
+
+    def compress(self, v: Tensor, first: int, last: int, call: int) -> Tensor:
+        """C(v) of rows first … last-1, `[last - first, d]`; the bytes are kept."""
+        generators = KeyedGenerators(self._work.seed, self._round, self.clients[first:last], "compress", call)
+        encoded = self._work.compressor.encode(v, generators)
+        self.pieces.append(Piece(first, last, call, encoded))
+        return encoded.value
+
+    def _asked(self, x: Tensor, batch: Batch) -> Tensor:
+        if len(batch.rows) < FEWEST and not self._buffers:
+            g, values = self._one_by_one(x, batch)
+        else:
+            buffers = self._picked_buffers(batch.rows)
+            g, values = self._stacked.gradient(x, batch.inputs, batch.targets, buffers, self._streams_of(batch))
+            self._put_buffers(batch.rows, buffers)
+        wide = values.double() * batch.size
+        if len(batch.rows) == len(self.clients):
+            self.loss_sum += wide
+        else:
+            rows = torch.tensor(batch.rows)
+            self.loss_sum[rows] = self.loss_sum[rows] + wide
+        for row in batch.rows:
+            self.loss_count[row] += batch.size
+            self.oracle_calls[row] += batch.size
+        return g
+
+    def _one_by_one(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        found = []
+        for k, row in enumerate(batch.rows):
+            with ClientRandomness(self._streams[row]):
+                found.append(self._stacked.oracle.gradient(x[k], batch.inputs[k], batch.targets[k]))
+        return torch.stack([g for g, _ in found]), torch.stack([value for _, value in found])
+
+    def _streams_of(self, batch: Batch) -> Callable[[int], torch.Generator]:
+        return lambda k: self._streams[batch.rows[k]]
+
+    def _picked_buffers(self, rows: tuple[int, ...]) -> list[Tensor]:
+        if len(rows) == len(self.clients):
+            return self._buffers
+        return [buffer[list(rows)] for buffer in self._buffers]
+
+    def _put_buffers(self, rows: tuple[int, ...], buffers: list[Tensor]) -> None:
+        if buffers is not self._buffers:
+            for whole, part in zip(self._buffers, buffers, strict=True):
+                whole[list(rows)] = part
+
+
+def _picked(x: Tensor, rows: Tensor) -> Tensor:
+    if x.stride(0) == 0:
+        return x[0].expand(len(rows), -1)
+    return x if len(rows) == x.shape[0] else x.index_select(0, rows.to(x.device))

@@ -1,0 +1,227 @@
+"""Operations on the stacks of G clients that give each client the very bits it gets when it is alone.
+
+Where torch has a batched kernel it is used if it rounds alike, which depends on the shape, the type and the machine:
+that is tried once a shape, on random numbers, against one call a client; otherwise it is one call a client. So what is
+chosen here can never show in a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Key = tuple[Any, ...]
+_chosen: dict[Key, Any] = {}
+_VALUES = 512
+"""Numbers that must agree before two kernels are taken for equal: few of them may agree by chance."""
+
+
+def remembered(key: Key, decide: Callable[[torch.Generator], Any]) -> Any:
+    """What was decided for this key in this process, or is decided now. Deciding twice gives the same."""
+    found = _chosen.get(key)
+    if found is None:
+        with torch.enable_grad():
+            found = _chosen[key] = decide(torch.Generator().manual_seed(0))
+    return found
+
+
+def describe(tensor: Tensor) -> Key:
+    """What a kernel may choose its way by: shape, type, device, and whether the rows are one and the same."""
+    return (tuple(tensor.shape), tensor.dtype, tensor.device.type, tensor.stride(0) == 0)
+
+
+def random_like(stack: Tensor, source: torch.Generator) -> Tensor:
+    """Normal numbers in place of those of `stack` `[G, …]`, the same for all rows where they are so there."""
+    if not stack.is_floating_point():
+        return stack.detach()
+    shared = stack.stride(0) == 0
+    drawn = torch.randn(stack.shape[1:] if shared else stack.shape, dtype=torch.float64, generator=source)
+    drawn = drawn.to(stack.device, stack.dtype)
+    if shared:
+        return drawn.expand(stack.shape)
+    # Parameters are views into the rows of a `[G, d]` matrix: a kernel may go another way where rows lie apart.
+    apart = torch.empty_strided(stack.shape, stack.stride(), dtype=stack.dtype, device=stack.device)
+    return apart.copy_(drawn) if 0 not in stack.stride() else drawn
+
+
+_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal in shape, type and every bit, the sign of zeros and NaN included."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    words = _WORDS[a.dtype.itemsize]
+    return torch.equal(a.contiguous().view(words), b.contiguous().view(words))
+
+
+# --- the linear layer -------------------------------------------------------------------------------------------------
+
+
+class Linear(torch.autograd.Function):
+    """x `[G, b, i]`, w `[G, o, i]`, bias `[G, o]` or None -> `[G, b, o]`; the weights' gradients are contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        """Remember the operands, and multiply."""
+        ctx.save_for_backward(x, w)
+        ctx.plan = plan = linear_plan(x, w, bias)
+        y: Tensor = _FORWARD[plan[0]](x, w, bias)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The three products of the backward pass, each by its own kernel."""
+        x, w = ctx.saved_tensors
+        g, plan, needs = grads[0], ctx.plan, ctx.needs_input_grad
+        dx = _DX[plan[1]](g, w) if needs[0] else None
+        dw = _DW[plan[2]](g, x) if needs[1] else None
+        db = _DB[plan[3]](g) if needs[2] else None
+        return dx, dw, db
+
+
+def linear_plan(x: Tensor, w: Tensor, bias: Tensor | None) -> tuple[str, str, str, str]:
+    """Names of the kernels for these shapes: forward, dx, dw, db."""
+    key = ("linear", describe(x), describe(w), bias is None)
+    plan: tuple[str, str, str, str] = remembered(key, lambda source: _find_linear_plan(x, w, bias, source))
+    return plan
+
+
+def _find_linear_plan(x: Tensor, w: Tensor, bias: Tensor | None, source: torch.Generator) -> tuple[str, ...]:
+    clients, b, o = x.shape[0], x.shape[1], w.shape[1]
+    agreed = [list(_FORWARD), list(_DX), list(_DW), list(_DB)]
+    for _ in range(1 + _VALUES // max(1, clients * min(b * o, b * x.shape[2]))):
+        xs, ws = random_like(x, source), random_like(w, source)
+        bs = None if bias is None else random_like(bias, source)
+        g = random_like(x.new_empty(clients, b, o), source)
+        y, dx, dw, db = _alone(xs, ws, bs, g)
+        agreed[0] = _agreeing(agreed[0], _FORWARD, (xs, ws, bs), y)
+        agreed[1] = _agreeing(agreed[1], _DX, (g, ws), dx)
+        agreed[2] = _agreeing(agreed[2], _DW, (g, xs), dw)
+        agreed[3] = agreed[3] if db is None else _agreeing(agreed[3], _DB, (g,), db)
+    return tuple(names[0] if names else "each" for names in agreed)
+
+
+def _agreeing(names: list[str], kernels: dict[str, Any], operands: tuple[Any, ...], expected: Tensor) -> list[str]:
+    """Those of the kernels that give what was expected; one that does not apply gives None."""
+    found = {name: kernels[name](*operands) for name in names}
+    return [name for name, y in found.items() if y is not None and same_bits(y, expected)]
+
+
+def _alone(x: Tensor, w: Tensor, bias: Tensor | None, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What each client gets when it is alone: torch's linear layer and its derivative, stacked."""
+    rows = []
+    for k in range(x.shape[0]):
+        leaves = [t[k].detach().clone().requires_grad_() for t in (x, w, bias) if t is not None]
+        y = functional.linear(*leaves)
+        rows.append((y.detach(), *torch.autograd.grad(y, leaves, g[k])))
+    stacked = [torch.stack(column) for column in zip(*rows, strict=True)]
+    return stacked[0], stacked[1], stacked[2], stacked[3] if bias is not None else None
+
+
+def _shared(rows: Tensor) -> Tensor | None:
+    """The one matrix all rows are, or None."""
+    return rows[0] if rows.stride(0) == 0 or rows.shape[0] == 1 else None
+
+
+def _forward_together(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor | None:
+    one = _shared(w)
+    if one is None:
+        return None
+    flat = x.reshape(-1, x.shape[2])
+    y = torch.mm(flat, one.t()) if bias is None else torch.addmm(bias[0], flat, one.t())
+    return y.view(x.shape[0], x.shape[1], -1)
+
+
+def _forward_batched(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return torch.bmm(x, w.transpose(1, 2))
+    return torch.baddbmm(bias.unsqueeze(1), x, w.transpose(1, 2))
+
+
+def _forward_each(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    y = x.new_empty(x.shape[0], x.shape[1], w.shape[1])
+    if bias is None:
+        for one, rows, out in zip(w.unbind(), x.unbind(), y.unbind(), strict=True):
+            torch.mm(rows, one.t(), out=out)
+    else:
+        for one, shift, rows, out in zip(w.unbind(), bias.unbind(), x.unbind(), y.unbind(), strict=True):
+            torch.addmm(shift, rows, one.t(), out=out)
+    return y
+
+
+def _dx_together(g: Tensor, w: Tensor) -> Tensor | None:
+    one = _shared(w)
+    return None if one is None else torch.mm(g.reshape(-1, g.shape[2]), one).view(*g.shape[:2], -1)
+
+
+def _dx_each(g: Tensor, w: Tensor) -> Tensor:
+    dx = g.new_empty(g.shape[0], g.shape[1], w.shape[2])
+    for one, rows, out in zip(w.unbind(), g.unbind(), dx.unbind(), strict=True):
+        torch.mm(rows, one, out=out)
+    return dx
+
+
+def _dw_each(g: Tensor, x: Tensor) -> Tensor:
+    dw = g.new_empty(g.shape[0], g.shape[2], x.shape[2])
+    for rows, samples, out in zip(g.unbind(), x.unbind(), dw.unbind(), strict=True):
+        torch.mm(rows.t(), samples, out=out)
+    return dw
+
+
+_FORWARD: dict[str, Callable[[Tensor, Tensor, Tensor | None], Any]] = {
+    "together": _forward_together,
+    "batched": _forward_batched,
+    "each": _forward_each,
+}
+_DX: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "together": _dx_together,
+    "batched": torch.bmm,
+    "each": _dx_each,
+}
+_DW: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "batched": lambda g, x: torch.bmm(g.transpose(1, 2), x),
+    "each": _dw_each,
+}
+_DB: dict[str, Callable[[Tensor], Tensor]] = {
+    "batched": lambda g: g.sum(1),
+    "each": lambda g: torch.stack([rows.sum(0) for rows in g.unbind()]),
+}
+
+
+# --- cross entropy ----------------------------------------------------------------------------------------------------
+
+
+class CrossEntropy(torch.autograd.Function):
+    """The mean of -log softmax(z)[label] for each client: z `[G, b, c]`, labels `[G, b]` -> `[G]`."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, labels: Tensor) -> Tensor:
+        """Log softmax in one piece; the means by torch's own reduction, one call a client."""
+        logs = torch.log_softmax(z, -1)
+        ctx.save_for_backward(logs, labels)
+        return torch.stack([functional.nll_loss(a, b) for a, b in zip(logs.unbind(), labels.unbind(), strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """softmax(z) minus the label's unit vector, each over b."""
+        logs, labels = ctx.saved_tensors
+        each = (grads[0] / labels.shape[1]).neg_()
+        g = torch.zeros_like(logs)
+        g.scatter_(2, labels.unsqueeze(2), each.view(-1, 1, 1).expand(-1, labels.shape[1], 1))
+        return torch._log_softmax_backward_data(g, logs, 2, logs.dtype), None
+
+
+def each_client(function: Callable[..., Any], stacks: Sequence[Any], size: int) -> Any:
+    """One call a client, results stacked: what every other way must equal. A tuple of tensors is stacked by parts."""
+    rows = [stack.unbind() if isinstance(stack, Tensor) else [stack] * size for stack in stacks]
+    results = [function(*arguments) for arguments in zip(*rows, strict=True)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results)
+    if isinstance(results[0], tuple) and all(isinstance(part, Tensor) for part in results[0]):
+        return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    raise TypeError(f"{function} gives {type(results[0]).__name__}, which has no stacked form")

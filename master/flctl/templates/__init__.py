@@ -1,0 +1,1 @@
+"""What `flctl new` writes: files that run as they are."""

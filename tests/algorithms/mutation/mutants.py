@@ -1,0 +1,346 @@
+"""Methods that are wrong on purpose, each by one plausible slip, most of them found in the original simulator.
+
+Each is the product's own class with the least that makes it wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from algorithms.cofig import Cofig
+from algorithms.dcgd import DCGD
+from algorithms.diana import Diana
+from algorithms.ef14 import EF14
+from algorithms.ef21 import EF21
+from algorithms.ef21_pp import EF21PP
+from algorithms.fedavg import FedAvg
+from algorithms.fedprox import FedProx
+from algorithms.frecon import Frecon
+from algorithms.marina import Marina
+from algorithms.pp_marina import PPMarina
+from algorithms.scaffold import Scaffold
+from compressors.compressor import Compressor
+from compressors.lazy import Lazy
+from compressors.randk import RandK
+from fl_core.client import Client, Message
+from fl_core.randomness import generator
+from fl_core.replies import Replies
+from fl_core.server import Server
+from fl_core.state import zeros
+
+# --- compression --------------------------------------------------------------------------------------------------
+
+
+class _UnscaledRandK(RandK):
+    def factor(self, d: int) -> float:
+        return 1.0
+
+
+class _UnscaledLazy(Lazy):
+    def factor(self, d: int) -> float:
+        return 1.0
+
+
+def unscaled(compressor: Compressor) -> Compressor:
+    """The d/K of Rand-K, or the 1/p of Lazy, forgotten."""
+    if isinstance(compressor, RandK):
+        return _UnscaledRandK(compressor.k)
+    assert isinstance(compressor, Lazy)
+    return _UnscaledLazy(compressor.p)
+
+
+class DcgdOneMaskForAll(DCGD):
+    """Randomness keyed without the client: all of them keep the same coordinates."""
+
+    def local_state(self, client: Client, x0: Tensor, x: Tensor, s: Any) -> Any:
+        own, client.id = client.id, 0
+        reply = super().local_state(client, x0, x, s)
+        client.id = own
+        return reply
+
+
+class DianaOneMaskForEver(Diana):
+    """Randomness keyed without the round: a client keeps the same coordinates every time."""
+
+    def local_state(self, client: Client, x0: Tensor, x: Tensor, s: Any) -> Any:
+        now, client.round = client.round, 1
+        reply = super().local_state(client, x0, x, s)
+        client.round = now
+        return reply
+
+
+# --- averages -----------------------------------------------------------------------------------------------------
+
+
+class DcgdSum(DCGD):
+    """1/|S| forgotten."""
+
+    def server_gradient(self, server: Server, replies: Replies) -> Tensor:
+        return replies.sum("m")
+
+
+class DcgdOverAll(DCGD):
+    """1/n for 1/|S|."""
+
+    def server_gradient(self, server: Server, replies: Replies) -> Tensor:
+        return replies.sum("m") / server.n
+
+
+class FedAvgGrowing(FedAvg):
+    """G = +mean of Δ_i."""
+
+    def server_gradient(self, server: Server, replies: Replies) -> Tensor:
+        return replies.mean("delta")
+
+
+class FedProxMovingCentre(FedProx):
+    """The proximal term around y itself: none."""
+
+    def local_gradient(self, client: Client, x: Tensor, s: Any) -> Tensor:
+        return client.gradient(x)
+
+
+class EF14Forgets(EF14):
+    """e_i stays 0: what was not sent is lost."""
+
+    def local_state(self, client: Client, x0: Tensor, x: Tensor, s: Any) -> Any:
+        reply = super().local_state(client, x0, x, s)
+        client.memory.e_i = torch.zeros_like(x0)
+        return reply
+
+
+# --- shifts -------------------------------------------------------------------------------------------------------
+
+
+class DianaWrongSign(Diana):
+    """h_i -= α m_i."""
+
+    def shift_rate(self, at: Client | Server, alpha: float | None) -> float:
+        rate = super().shift_rate(at, alpha)
+        return -rate if isinstance(at, Client) else rate
+
+
+class DianaAlphaOne(Diana):
+    """α = 1, as for an operator with ω = 0."""
+
+    def shift_rate(self, at: Client | Server, alpha: float | None) -> float:
+        return 1.0
+
+
+class DianaSum(Diana):
+    """h += α Σ m_i: 1/n forgotten."""
+
+    def server_global_state(self, server: Server, replies: Replies, g: Tensor) -> Any:
+        return self.ServerState(h=server.state.h + self.shift_rate(server, self.alpha) * replies.sum("m"))
+
+
+class CofigMeanOverS(Cofig):
+    """h += α·mean over S, as in the original: right with all clients only."""
+
+    def server_global_state(self, server: Server, replies: Replies, g: Tensor) -> Any:
+        return self.ServerState(h=server.state.h + self.shift_rate(server, self.alpha) * replies.mean("m"))
+
+
+class CofigSumOverN(Cofig):
+    """G = h + (1/n) Σ_S m_i."""
+
+    def server_gradient(self, server: Server, replies: Replies) -> Tensor:
+        g: Tensor = server.state.h + replies.sum("m") / server.n
+        return g
+
+
+# --- MARINA -------------------------------------------------------------------------------------------------------
+
+
+class MarinaStale(Marina):
+    """x^{t-1} is the iterate after the step, as in the original: differences are 0, g stands still between syncs."""
+
+    def server_global_state(self, server: Server, replies: Replies, g: Tensor) -> Any:
+        return self.ServerState(g=g, x_prev=server.x - server.lr * server.local_step * g)
+
+
+class MarinaLate(Marina):
+    """x^{t-2} for x^{t-1}."""
+
+    class ServerState(Marina.ServerState):
+        older: Tensor = zeros()
+
+    def server_global_state(self, server: Server, replies: Replies, g: Tensor) -> Any:
+        before = server.received if server.round == 1 else server.state.older
+        return self.ServerState(g=g, x_prev=before, older=server.received)
+
+
+class MarinaOneCoin(Marina):
+    """The coin keyed without the round: a run synchronises always, or never after the first."""
+
+    def coin(self, server: Server) -> bool:
+        drawn = torch.rand((), dtype=torch.float64, generator=generator(server.seed, "coin"))
+        return server.round == 1 or float(drawn) < self.probability(server)
+
+
+class MarinaSum(Marina):
+    """g + Σ C_i(...): 1/n forgotten."""
+
+    def server_gradient(self, server: Server, replies: Replies) -> Tensor:
+        g: Tensor = replies.mean("m") if self.coin(server) else server.state.g + replies.sum("m")
+        return g
+
+
+class MarinaSyncsSampled(Marina):
+    """A synchronisation of the sampled clients only, as in the original."""
+
+    def participants(self, server: Server, sampled: tuple[int, ...]) -> Sequence[int]:
+        return range(server.n) if server.round == 1 else sampled
+
+
+class PPMarinaSyncsSampled(PPMarina):
+    """The same for PP-MARINA."""
+
+    def participants(self, server: Server, sampled: tuple[int, ...]) -> Sequence[int]:
+        return range(server.n) if server.round == 1 else sampled
+
+
+class PPMarinaOften(PPMarina):
+    """p of MARINA: r/n forgotten."""
+
+    def probability(self, server: Server) -> float:
+        return 1.0 / (1.0 + server.omega)
+
+
+# --- error feedback -----------------------------------------------------------------------------------------------
+
+
+class EF21Sum(EF21):
+    """g += Σ c_i: 1/n forgotten."""
+
+    def server_gradient(self, server: Server, replies: Replies) -> Tensor:
+        g: Tensor = replies.mean("c") if server.round == 1 else server.state.g + replies.sum("c")
+        return g
+
+
+class EF21Late(EF21):
+    """G is the g of the round before."""
+
+    def server_opt(self, server: Server, g: Tensor) -> Tensor:
+        return super().server_opt(server, g if server.round == 1 else server.state.g)
+
+
+class EF21PPParticipants(EF21PP):
+    """G = mean over S of g_i, as in the original, for the mean over all n."""
+
+    class Reply(EF21PP.Reply):
+        g_i: Tensor = zeros()
+
+    def local_state(self, client: Client, x0: Tensor, x: Tensor, s: Any) -> Any:
+        reply = super().local_state(client, x0, x, s)
+        reply.g_i = client.memory.g_i
+        return reply
+
+    def server_gradient(self, server: Server, replies: Replies) -> Tensor:
+        return replies.mean("g_i")
+
+
+class EF21PPMean(EF21PP):
+    """g += mean_S c_i: |S|/n forgotten."""
+
+    def server_gradient(self, server: Server, replies: Replies) -> Tensor:
+        g: Tensor = server.state.g + replies.mean("c")
+        return g
+
+
+# --- SCAFFOLD -----------------------------------------------------------------------------------------------------
+
+
+class ScaffoldMean(Scaffold):
+    """c += mean_S C(U_i): |S|/n forgotten."""
+
+    def server_global_state(self, server: Server, replies: Replies, g: Tensor) -> Any:
+        return self.ServerState(c=server.state.c + self.shift_rate(server, None) * replies.mean("u"))
+
+
+class ScaffoldForgets(Scaffold):
+    """c_i stays 0, as in the original."""
+
+    def local_state(self, client: Client, x0: Tensor, x: Tensor, s: Any) -> Any:
+        reply = super().local_state(client, x0, x, s)
+        client.memory.c_i = torch.zeros_like(x0)
+        return reply
+
+
+class ScaffoldWholeMemory(Scaffold):
+    """The client keeps c_i + U_i, the server adds what came: c is not the mean of the c_i any more."""
+
+    def local_state(self, client: Client, x0: Tensor, x: Tensor, s: Any) -> Any:
+        u = client.gradient(x0) - client.memory.c_i if self.option == 1 else client.pseudo_gradient(x0, x) - s.c
+        kept = client.memory.c_i + u
+        reply = super().local_state(client, x0, x, s)
+        client.memory.c_i = kept
+        return reply
+
+
+class ScaffoldWrongSign(Scaffold):
+    """Local directions ∇f_i + c_i - c."""
+
+    def local_gradient(self, client: Client, x: Tensor, s: Any) -> Tensor:
+        g: Tensor = client.gradient(x) + client.memory.c_i - s.c
+        return g
+
+
+class ScaffoldOneMask(Scaffold):
+    """The same mask for Δ_i and U_i."""
+
+    def local_state(self, client: Client, x0: Tensor, x: Tensor, s: Any) -> Any:
+        return super().local_state(_one_mask(client), x0, x, s)
+
+
+# --- FRECON -------------------------------------------------------------------------------------------------------
+
+
+class FreconOneMask(Frecon):
+    """The same mask for q_i and u_i, as in the original."""
+
+    def local_state(self, client: Client, x0: Tensor, x: Tensor, s: Any) -> Any:
+        return super().local_state(_one_mask(client), x0, x, s)
+
+
+@dataclass(frozen=True)
+class FreconCurrent(Frecon):
+    """u_i at x^t, as in the original."""
+
+    u_at: Literal["previous", "current"] = "current"
+
+
+class FreconMeanOverS(Frecon):
+    """h += α·mean over S."""
+
+    def server_global_state(self, server: Server, replies: Replies, g: Tensor) -> Any:
+        state = super().server_global_state(server, replies, g)
+        if not self.initial(server):
+            state.h = server.state.h + self.shift_rate(server, self.alpha) * replies.mean("u")
+        return state
+
+
+class FreconStale(Frecon):
+    """x^{t-1} is the iterate after the step."""
+
+    def server_global_state(self, server: Server, replies: Replies, g: Tensor) -> Any:
+        state = super().server_global_state(server, replies, g)
+        state.x_prev = server.x - server.lr * server.local_step * g
+        return state
+
+
+def _one_mask(client: Client) -> Client:
+    """The client, with every compression of the round keyed as its first."""
+    compress = client.compress
+
+    def first_call(v: Tensor) -> Message:
+        client._compressions = 0
+        return compress(v)
+
+    client.compress = first_call  # type: ignore[method-assign]
+    return client

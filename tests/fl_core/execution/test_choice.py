@@ -1,0 +1,202 @@
+"""Fused or not: what cannot be fused runs client by client with one reason, and never shows in a result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fl_core.errors import UserCodeError
+from fl_core.execution import choice
+from fl_core.execution.choice import ChosenRunner, Fusing
+from fl_core.execution.cohort import CohortResult, CohortWork
+from fl_core.server import Round
+from fl_core.session import Session
+
+METHOD = """
+import random
+from dataclasses import dataclass
+
+import torch
+
+from fl_core import Message, State, zeros
+from algorithms.fedavg import FedAvg
+
+CALLS = []
+
+@dataclass(frozen=True)
+class Mine(FedAvg):
+    class Memory(State):
+        v: torch.Tensor = zeros()
+        n: int = 0
+
+    {body}
+"""
+
+FALLBACKS = {
+    "a branch on a tensor": (
+        "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n"
+        "        return g / g.norm() if g.norm() > 1e-3 else g",
+        "vmap",
+    ),
+    "item": (
+        "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n        return g * g.norm().item()",
+        "item",
+    ),
+    "float": (
+        "def client_opt(self, client, x, g):\n        return x - g / (1.0 + float(g.abs().max()))",
+        "item",
+    ),
+    "the client's number": (
+        "def local_gradient(self, client, x, s):\n        return client.gradient(x) * (1.0 + client.id)",
+        "client.id",
+    ),
+    "its samples": (
+        "def local_gradient(self, client, x, s):\n        return client.gradient(x) * client.inputs.shape[0]",
+        "samples",
+    ),
+    "its generator": (
+        "def local_gradient(self, client, x, s):\n"
+        "        return client.gradient(x) + 0.01 * torch.randn(x.shape, generator=client.generator('noise'))",
+        "client.generator",
+    ),
+    "a shape that depends on the numbers": (
+        "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n        return g * g[g > 0].sum()",
+        "",
+    ),
+    "numpy": (
+        "def local_gradient(self, client, x, s):\n        return torch.from_numpy(client.gradient(x).numpy() * 2)",
+        "",
+    ),
+    "its message's bytes": (
+        "def local_state(self, client, x0, x, s):\n        m = client.compress(x - x0)\n"
+        "        client.memory.n = int(m.payload.nbytes)\n        return self.Reply(delta=m)",
+        "bytes",
+    ),
+    "something that changes from call to call": (
+        "def local_gradient(self, client, x, s):\n        CALLS.append(1)\n        return client.gradient(x) * len(CALLS)",
+        "is not what it is client by client",
+    ),
+}
+
+
+class Both:
+    """Runs a session's cohorts through the choice, and client by client beside it."""
+
+    def __init__(self, loop: Any, fuse: choice.Fuse = "always") -> None:
+        self.loop, self.fusing = loop, Fusing(fuse)
+        self.chosen = ChosenRunner(loop.runner, self.fusing)
+        self.differences: list[str | None] = []
+
+    def __call__(self, round: Round, work: CohortWork) -> CohortResult:
+        found = self.chosen.run(round.broadcast, work)
+        self.differences.append(choice.difference_of(self.loop.runner.run(round.broadcast, work), found))
+        return found
+
+
+@pytest.fixture
+def mine(session: Callable[..., Session], loop: Any) -> Callable[..., Any]:
+    """The round loop of a method with this body, on 8 clients in one cohort, with the choice in it."""
+
+    def make(body: str, fuse: choice.Fuse = "always") -> Any:
+        made = session(
+            {("algorithm", "mine.py"): METHOD.format(body=body)},
+            algorithm={"name": "mine.py"},
+            clients={"total": 8},
+            execution={"cohort": 8},
+        )
+        rounds = loop(made)
+        rounds.execute = Both(rounds, fuse)
+        return rounds
+
+    return make
+
+
+@pytest.mark.parametrize("case", [case for case in FALLBACKS if "call to call" not in case])
+def test_what_cannot_be_fused_runs_client_by_client(mine: Any, caplog: pytest.LogCaptureFixture, case: str) -> None:
+    """The same numbers, and one line that says why."""
+    body, reason = FALLBACKS[case]
+    rounds = mine(body)
+    with caplog.at_level(logging.WARNING, "flspan.execution"):
+        rounds.run(3)
+    assert rounds.execute.differences == [None] * 3
+    said = [record.getMessage() for record in caplog.records if record.name == "flspan.execution"]
+    assert len(said) == 1
+    assert said[0].startswith("clients run one by one: ")
+    assert reason in said[0]
+
+
+def test_a_side_effect_is_found_by_comparing(mine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """What changes from call to call gives other numbers once for many; they are seen, and not used."""
+    rounds = mine(FALLBACKS["something that changes from call to call"][0])
+    with caplog.at_level(logging.WARNING, "flspan.execution"):
+        rounds.run(1)
+    assert "is not what it is client by client" in (rounds.execute.fusing.reason or "")
+
+
+FUSED = {
+    "norms and products": "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n"
+    "        return g / torch.maximum(g.norm(), torch.dot(g, g) / 3)",
+    "writes in place": "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n"
+    "        client.memory.v += g\n        return g.add_(client.memory.v, alpha=0.1)",
+    "a number in the memory": "def local_state(self, client, x0, x, s):\n        client.memory.n += 1\n"
+    "        return self.Reply(delta=client.compress((x - x0) / client.memory.n))",
+    "top-k by hand": "def local_state(self, client, x0, x, s):\n        d = x - x0\n"
+    "        kept = torch.zeros_like(d).scatter(0, d.abs().topk(2).indices, 1.0)\n"
+    "        client.memory.v = client.memory.v + d * (1 - kept)\n        return self.Reply(delta=client.compress(d * kept))",
+    "its loss": "def local_state(self, client, x0, x, s):\n"
+    "        return self.Reply(delta=client.compress((x - x0) / (1 + client.loss(x))))",
+    "noise": "def local_gradient(self, client, x, s):\n        return client.gradient(x) + 0.1 * torch.randn_like(x)",
+}
+
+
+@pytest.mark.parametrize("case", FUSED)
+def test_what_can_be_fused_is(mine: Any, case: str) -> None:
+    """Ordinary code for one client is fused, with the same bytes."""
+    rounds = mine(FUSED[case])
+    rounds.run(3)
+    assert rounds.execute.differences == [None] * 3
+    assert rounds.execute.fusing.reason is None
+
+
+def test_an_error_in_her_code_says_which_client(mine: Any) -> None:
+    """The fused run never hides for whom it failed."""
+    body = "def local_state(self, client, x0, x, s):\n        raise ValueError('no')"
+    with pytest.raises(UserCodeError) as caught:
+        mine(body).run(1)
+    assert caught.value.client == 0
+
+
+def test_never_is_never(mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fuse = "never" does not even try."""
+    rounds = mine("pass", "never")
+    monkeypatch.setattr(choice, "FusedRunner", None)
+    rounds.run(1)
+    assert rounds.execute.differences == [None]
+
+
+def test_small_cohorts_run_client_by_client(session: Any, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than seven clients gain nothing, so nothing is tried."""
+    rounds = loop(session(clients={"total": 6}, execution={"cohort": 6}))
+    rounds.execute = Both(rounds, "auto")
+    monkeypatch.setattr(choice, "FusedRunner", None)
+    rounds.run(1)
+    assert rounds.execute.differences == [None]
+
+
+def test_audits_are_rare_once_one_has_passed() -> None:
+    """The 1st cohort, every one until it has passed, then the 10th, the 100th, …"""
+    fusing = Fusing("always")
+    assert [fusing.audit_is_due() for _ in range(3)] == [True] * 3
+    fusing.passed()
+    due = [number for number in range(4, 1200) if fusing.audit_is_due()]
+    assert due == [10, 100, 1000]
+
+
+def test_the_global_generator_is_left_alone(mine: Any, global_generator_untouched: None) -> None:
+    """Trying kernels draws random numbers of its own: a slot that watches the global generator sees nothing."""
+    mine(FUSED["norms and products"]).run(2)
+    assert torch.get_rng_state() is not None

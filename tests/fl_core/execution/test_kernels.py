@@ -1,0 +1,86 @@
+"""Kernels on stacks: whichever is chosen has the bits of one call a client."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from fl_core.execution.kernels import CrossEntropy, Linear, each_client, linear_plan, same_bits
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    clients=st.integers(1, 20),
+    b=st.integers(1, 33),
+    inputs=st.integers(1, 40),
+    outputs=st.integers(1, 12),
+    bias=st.booleans(),
+    shared=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 1000),
+)
+def test_linear(
+    clients: int, b: int, inputs: int, outputs: int, bias: bool, shared: bool, dtype: torch.dtype, seed: int
+) -> None:
+    """Forward and all three gradients, shared weights or not, are those of torch's layer alone."""
+    source = torch.Generator().manual_seed(seed)
+    x = torch.randn(clients, b, inputs, dtype=dtype, generator=source)
+    d = outputs * inputs + (outputs if bias else 0)
+    flat = torch.randn(1 if shared else clients, d, dtype=dtype, generator=source).expand(clients, d)
+    w = flat[:, : outputs * inputs].view(clients, outputs, inputs).detach().requires_grad_()
+    c = flat[:, outputs * inputs :].detach().requires_grad_() if bias else None
+    g = torch.randn(clients, b, outputs, dtype=dtype, generator=source)
+    x.requires_grad_()
+    leaves = [t for t in (x, w, c) if t is not None]
+    y = Linear.apply(x, w, c)
+    grads = torch.autograd.grad(y, leaves, g)
+    for row in range(clients):
+        alone = [t[row].detach().clone().requires_grad_() for t in leaves]
+        expected = functional.linear(*alone)
+        assert same_bits(y[row].detach(), expected.detach())
+        for ours, theirs in zip(grads, torch.autograd.grad(expected, alone, g[row]), strict=True):
+            assert same_bits(ours[row], theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("b", [1, 4, 20, 37])
+def test_cross_entropy(b: int, dtype: torch.dtype) -> None:
+    """Values and gradients are those of torch's loss alone."""
+    source = torch.Generator().manual_seed(b)
+    z = torch.randn(8, b, 10, dtype=dtype, generator=source).mul_(5).requires_grad_()
+    labels = torch.randint(10, (8, b), generator=source)
+    weights = torch.rand(8, dtype=dtype, generator=source)
+    values = CrossEntropy.apply(z, labels)
+    (g,) = torch.autograd.grad(values, [z], weights)
+    for row in range(8):
+        alone = z[row].detach().clone().requires_grad_()
+        value = functional.cross_entropy(alone, labels[row])
+        assert same_bits(values[row].detach(), value.detach())
+        assert same_bits(g[row], torch.autograd.grad(value, [alone], weights[row])[0])
+
+
+def test_a_shared_weight_is_one_large_product_where_that_rounds_alike() -> None:
+    """At the first local step of 16 samples a client the forward is one product for all."""
+    x = torch.randn(50, 16, 64)
+    w = torch.randn(10, 64).expand(50, 10, 64)
+    assert linear_plan(x, w, None)[0] in ("together", "batched")
+
+
+def test_same_bits_sees_the_sign_of_zero() -> None:
+    """Equal numbers whose bytes differ would travel as different bytes."""
+    assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert same_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
+    assert not same_bits(torch.tensor([0.0]), torch.tensor([0.0], dtype=torch.float64))
+
+
+def test_each_client_stacks_what_it_can() -> None:
+    """Tensors and tuples of tensors have a stacked form; a number has none."""
+    stack = torch.arange(6.0).view(3, 2)
+    assert torch.equal(each_client(lambda row: row.sum(), [stack], 3), stack.sum(1))
+    largest = each_client(lambda row: tuple(row.max(0)), [stack], 3)
+    assert torch.equal(largest[0], stack.max(1).values)
+    with pytest.raises(TypeError, match="no stacked form"):
+        each_client(lambda row: 1.0, [stack], 3)
