@@ -47,7 +47,8 @@ def _evaluated(problem: Problem, oracle: Oracle, x: Tensor, asked: set[str]) -> 
     if "distance" in asked and problem.x_star is not None:
         found["distance"] = float(torch.linalg.vector_norm(x.double() - problem.x_star.to(x.device)))
     if asked & {"loss", "accuracy", "accuracy_top5"} and problem.test is not None:
-        found |= _on_test_set(problem, oracle, x, classes=bool(asked & {"accuracy", "accuracy_top5"}))
+        classes = problem.classifies and bool(asked & {"accuracy", "accuracy_top5"})
+        found |= _on_test_set(problem, oracle, x, classes)
     return {name: found[name] for name in EVALUATED_METRICS if name in asked and name in found}
 
 
@@ -103,7 +104,7 @@ def _on_test_set(problem: Problem, oracle: Oracle, x: Tensor, classes: bool) -> 
             right += int(ranked[:, 0].sum())
             right5 += int(ranked.any(-1).sum())
     found = {"loss": loss / m}
-    if problem.classifies:
+    if classes:
         found["accuracy"] = right / m
         if width > 5:
             found["accuracy_top5"] = right5 / m

@@ -6,6 +6,7 @@ arXiv 2202.03099, Algorithm 1 (generalised FedAvg).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
         metrics = server.finish_round(finished)
         seen = sum(c.loss_count for c in clients)
         if seen:
-            metrics["loss_train"] = sum(float(c.loss_sum) for c in clients) / seen
+            metrics["loss_train"] = math.fsum(float(c.loss_sum) for c in clients) / seen
         metrics |= {
             "round": t,
             "clients": len(clients),

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 
+from fl_core.experiment.schema import Experiment
+
 torch.set_num_threads(1)  # the daemons do the same; a test may run beside others on the same cores
 
 PATIENCE_S = 60.0
@@ -169,3 +171,19 @@ def module_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons
     made = Daemons(tmp_path_factory.mktemp("daemons"))
     yield made
     made.close()
+
+
+def small_experiment(**tables: Any) -> Experiment:
+    """Least squares in three parameters, four clients, a task a client: for tests of what is around it."""
+    given: dict[str, Any] = {
+        "name": "small",
+        "rounds": 3,
+        "data": {"name": "quadratic", "d": 3, "samples_per_client": 5},
+        "model": {"name": "linear", "loss": "mse", "dtype": "float64"},
+        "clients": {"total": 4},
+        "local": {"steps": 2, "optimizer": {"name": "sgd", "lr": 0.1}},
+        "algorithm": {"name": "fedavg"},
+        "evaluate": {"every": 1, "metrics": ["f"]},
+        "execution": {"cohort": 1, "fuse": "never"},
+    }
+    return Experiment.from_dict(given | tables)

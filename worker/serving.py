@@ -106,8 +106,7 @@ class Serving:
                 case messages.Broadcast():
                     self._broadcast(message, buffers)
                 case messages.Shard():
-                    shards = self._of(message.run).site.problem.shards
-                    shards.add(message.client, wire.shard_of(message, buffers))
+                    self._shard(message, buffers)
                 case messages.Setup():
                     await self._setup(message)
                 case messages.Cancel():
@@ -146,14 +145,23 @@ class Serving:
         # What was cancelled in a round that is over can come no more.
         self._cancelled = {key for key in self._cancelled if key.run != message.run or key.round >= message.round}
 
+    def _shard(self, message: messages.Shard, buffers: list[np.ndarray]) -> None:
+        shards = self._of(message.run).site.problem.shards
+        if message.client >= shards.n or shards.complete:
+            raise MessageError(f"a Shard of client {message.client} that was not asked for")
+        shards.add(message.client, wire.shard_of(message, buffers))
+
     def _task(self, message: messages.Task, buffers: list[np.ndarray]) -> None:
         site = self._of(message.run).site
         work = wire.work_of(message, buffers)
         if not site.has_round(work.round):
             raise StateError(f"a Task of round {work.round} without its Broadcast")
-        missing = [i for i in work.clients if not site.problem.shards.has(i)]
-        if missing:
-            raise StateError(f"a Task for client {missing[0]} without its Shard")
+        shards = site.problem.shards
+        for i in work.clients:
+            if i >= shards.n:
+                raise MessageError(f"a Task for client {i} of {shards.n}")
+            if not shards.has(i):
+                raise StateError(f"a Task for client {i} without its Shard")
         key = _Key(message.run, message.round, message.task, message.attempt)
         if key in self._held:
             raise StateError(f"attempt {key.attempt} of task {key.task} of round {key.round} came twice")

@@ -1,8 +1,8 @@
 """What the original simulator runs under the name SCAFFOLD (flpytorch, commit 23a201b): *not* SCAFFOLD.
 
-c_i is never written and stays 0, so that clients walk along ∇f_i(y) + c and c follows ∇f at the previous point. With one
-step and no compression this is x+ = x - η(∇f(x) + ∇f(x of the round before)). It is here to show that the published
-curves are of this; to use SCAFFOLD, name "scaffold".
+c_i is never written and stays 0, so that clients walk along ∇f_i(y) + c, and c follows ∇f at the previous point. With
+one step and no compression this is x+ = x - η(∇f(x) + ∇f(x of the round before)). It is here to show that the
+published curves are of this; to use SCAFFOLD, name "scaffold".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SCAFFOLD as the x-axis of figure 2 has it: the change of the control variate is compressed, the update is sent whole."""
+"""SCAFFOLD as the x-axis of figure 2 has it: the change of the control variate is compressed, the update is not."""
 
 from __future__ import annotations
 

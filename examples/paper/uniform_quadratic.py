@@ -1,9 +1,9 @@
 """The synthetic problem of arXiv 2202.03099, section 4: f_i(x) = (1/m)|A_i x - b_i|², entries drawn from U[0, 1].
 
-The singular values of A are replaced, so that the Hessian has the eigenvalues linspace(mu, L, d). Left as they were drawn
-are the directions: the one the uniform entries favour gets mu, and b, all positive, points along it. With x^0 ≈ 0 this
-gives the level at which the published curves start (docs/paper.md); `fl_core/datasets/quadratic.py` is the generator
-to use for everything else.
+The singular values of A are replaced, so that the Hessian has the eigenvalues linspace(mu, L, d). The directions stay
+as they were drawn: the one that uniform entries favour gets mu, and b, all positive, points along it. With x^0 near 0
+this gives the level at which the published curves start (docs/paper.md). For everything else there is
+`fl_core/datasets/quadratic.py`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ def load(  # noqa: PLR0913  (each is an option of [data])
     eigenvalues = np.linspace(mu, L, len(singular))  # ascending, while the singular values descend: see above
     a = _rounded((left * np.sqrt(0.5 * rows * eigenvalues)) @ right)
     b = _rounded(np.sqrt(0.5 * rows) * source.random(rows))
-    blocks = list(zip(a.split(samples_per_client), b.split(samples_per_client), strict=True))
-    return FederatedData(train=blocks * clients if homogeneous else blocks)
+    if homogeneous:
+        return FederatedData(train=[(a, b)] * clients)
+    blocks = [slice(start, start + samples_per_client) for start in range(0, rows, samples_per_client)]
+    return FederatedData(train=[(a[block], b[block]) for block in blocks])
 
 
 def _rounded(values: np.ndarray) -> torch.Tensor:

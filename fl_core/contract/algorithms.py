@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
 
 import torch
 
+from fl_core.algorithm import Algorithm
 from fl_core.contract.convergence import FACTS, converges
-from fl_core.contract.finding import BrokenError, Check, Finding, NotApplicableError, findings, judged
+from fl_core.contract.finding import BrokenError, Check, Finding, NotApplicableError, check_names, findings, judged
 from fl_core.contract.probe import Probe
 from fl_core.contract.subject import AlgorithmSubject, Scenario
 from fl_core.contract.trajectory import Trajectory, by_cohorts, by_reference
@@ -69,22 +71,29 @@ class Bench:
         return found
 
 
-def check_algorithm(subject: AlgorithmSubject) -> Iterator[Finding]:
-    """The findings, one after the other. After a file that does not load, or declares nothing usable, there are no more."""
+def check_algorithm(subject: AlgorithmSubject, only: Collection[str] = ()) -> Iterator[Finding]:
+    """The findings, one after the other; no more after a file that does not load, or declares nothing usable.
+
+    Args:
+        only: names of properties to look at, beside those two; all of them if it is empty.
+
+    Raises:
+        InputError: a name in `only` that no property has.
+    """
+    check_names(only, (*_FIRST, *_CHECKS, *FACTS))
     bench = Bench(subject)
     for name, check in _FIRST.items():
         finding = judged(name, check, bench)
         yield finding
         if finding.outcome == "failed":
             return
-    yield from findings(_CHECKS, {}, bench)
-    yield judged("converges", lambda bench: converges(bench.subject), bench)
-    yield from findings({}, FACTS, subject)
+    yield from findings(_CHECKS, {}, bench, only)
+    yield from findings({}, FACTS, subject, only)
     for reason, scenarios in bench.refused.items():
         yield Finding("not made for", "fact", f"{_share(scenarios)}: {reason}")
 
 
-# --- it loads, and says what it keeps ------------------------------------------------------------------------------------
+# --- it loads, and says what it keeps ------------------------------------------------------------
 
 
 def _loads(bench: Bench) -> str:
@@ -110,8 +119,7 @@ def _declares(bench: Bench) -> str:
         told.append(f"{record}({', '.join(_field(declared, name) for name in fields_of(declared))})")
     if not fields_of(kind.Reply):
         raise BrokenError("Reply declares no field: clients would send nothing; write `class Reply(State): m: Message`")
-    custom = "initialize_server_state" in {name for c in kind.__mro__[:-1] for name in vars(c) if c.__name__ != "Algorithm"}
-    if not custom:
+    if kind.initialize_server_state is Algorithm.initialize_server_state:
         initial_values(kind.ServerState, kind.__name__)
     return ", ".join(told)
 
@@ -123,7 +131,7 @@ def _field(record: type[State], name: str) -> str:
     return name if default is dataclasses.MISSING else f"{name} = {default!r}"
 
 
-# --- it runs -------------------------------------------------------------------------------------------------------------
+# --- it runs ------------------------------------------------------------
 
 
 def _runs(bench: Bench, scenarios: Iterator[Scenario] | tuple[Scenario, ...]) -> str:
@@ -151,7 +159,7 @@ def _empty_round(bench: Bench) -> str:
     return f"nobody took part in {', '.join(dict.fromkeys(told))} under Poisson sampling, and the run went on"
 
 
-# --- it gives the same numbers -------------------------------------------------------------------------------------------
+# --- it gives the same numbers ------------------------------------------------------------
 
 
 def _same_in_cohorts(bench: Bench) -> str:
@@ -194,7 +202,7 @@ def _no_difference(text: str | None, scenario: Scenario) -> None:
         raise BrokenError(f"{text} ({scenario})")
 
 
-# --- it touches only what is its own -------------------------------------------------------------------------------------
+# --- it touches only what is its own ------------------------------------------------------------
 
 
 def _probed(about: str, told: str) -> Check[Bench]:
@@ -206,13 +214,12 @@ def _probed(about: str, told: str) -> Check[Bench]:
         if complaints:
             more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
             raise BrokenError(complaints[0] + more)
-        counts: dict[str, Any] = {"runs": len(probes)}
+        counts = Counter({"runs": len(probes), "memories": 0, "values": 0, "rounds": 0})
         for probe in probes:
-            for name, count in probe.counts.items():
-                counts[name] = counts.get(name, 0) + count
-        if about == "messages" and not counts.get("messages"):
+            counts.update(probe.counts)
+        if about == "messages" and not counts["messages"]:
             raise NotApplicableError("it sends tensors, no messages: nothing is compressed (client.compress(v) would)")
-        return told.format_map({"memories": 0, "values": 0, "rounds": 0, **{k.replace(" ", "_"): v for k, v in counts.items()}})
+        return told.format_map(counts)
 
     return check
 
@@ -231,13 +238,9 @@ def _no_growth(bench: Bench) -> str:
 
 def _share(scenarios: list[Scenario]) -> str:
     """Which scenarios, by what they have in common."""
-    names = {
-        "full": "all clients",
-        "uniform": "3 of 6",
-        "poisson": "Poisson",
-    }
-    parts = [
-        sorted({f"{s.steps} local step{'s' if s.steps > 1 else ''}" for s in scenarios}),
+    names = {"full": "all clients", "uniform": "3 of 6", "poisson": "Poisson"}
+    parts: list[list[str]] = [
+        sorted({"1 local step" if s.steps == 1 else f"{s.steps} local steps" for s in scenarios}),
         [name for key, name in names.items() if any(s.sampling == key for s in scenarios)],
         list(dict.fromkeys(s.uplink for s in scenarios)),
         list(dict.fromkeys(s.dtype for s in scenarios)),
@@ -255,15 +258,16 @@ _CHECKS: dict[str, Check[Bench]] = {
     "any order": _any_order,
     "deterministic": _deterministic,
     "resumes": _resumes,
-    "other clients' memories": _probed("memories", "{memories} looks at the memory of a client that was not running: untouched"),
+    "other clients' memories": _probed("memories", "{memories} looks at one while another client ran: untouched"),
     "nothing in place": _probed("in place", "x and the Broadcast that all clients share were not written to"),
     "declared fields only": _probed("declared", "no field of state, memory or reply beyond what the records declare"),
     "no hidden state": _probed("hidden", "the algorithm object is as it was"),
     "shapes and types": _probed("shape", "G is [d]; state and memory keep their shapes, in the model's type"),
     "finite replies": _probed("finite", "{values} numbers"),
-    "messages": _probed("messages", "{messages} messages ({message_bytes} bytes) decode to the very values they stand for"),
-    "pure methods": _probed("pure", "client_state, server_gradient and server_global_state twice in {rounds} rounds: the same"),
+    "messages": _probed("messages", "{messages} messages ({bytes} bytes) decode to the very values they stand for"),
+    "pure methods": _probed("pure", "client_state and the two server methods twice in {rounds} rounds: the same"),
     "no growth": _no_growth,
+    "converges": lambda bench: converges(bench.subject),
 }
 
 __all__ = ["MATRIX", "Bench", "check_algorithm"]

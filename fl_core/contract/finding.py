@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
 
-from fl_core.errors import FlspanError, InputError, UserCodeError
+from fl_core.errors import FlspanError, InputError, UserCodeError, nearest
 
 Outcome: TypeAlias = Literal["ok", "failed", "fact", "skipped"]
 S = TypeVar("S")
@@ -30,7 +30,7 @@ class NotApplicableError(Exception):
 
 
 Check: TypeAlias = Callable[[S], str]
-"""Looks at one property and returns the numbers. Raises BrokenError, NotApplicableError, or whatever the code raises."""
+"""Looks at one property, returns the numbers. Raises BrokenError, NotApplicableError, or what the code raises."""
 
 
 def judged(name: str, check: Check[S], subject: S, *, fact: bool = False) -> Finding:
@@ -50,20 +50,31 @@ def judged(name: str, check: Check[S], subject: S, *, fact: bool = False) -> Fin
         return Finding(name, "failed", text)
 
 
-def findings(checks: dict[str, Check[S]], facts: dict[str, Check[S]], subject: S) -> Iterator[Finding]:
-    """All of them in order, the facts last."""
-    for name, check in checks.items():
-        yield judged(name, check, subject)
-    for name, check in facts.items():
-        yield judged(name, check, subject, fact=True)
+def findings(
+    checks: dict[str, Check[S]], facts: dict[str, Check[S]], subject: S, only: Collection[str] = ()
+) -> Iterator[Finding]:
+    """All of them in order, the facts last; with `only`, those of these names."""
+    for name, check in (checks | facts).items():
+        if not only or name in only:
+            yield judged(name, check, subject, fact=name in facts)
+
+
+def check_names(only: Collection[str], known: Collection[str]) -> None:
+    """Raise InputError, with the nearest, for a property there is not."""
+    for name in only:
+        if name not in known:
+            near = nearest(name, known)
+            hint = f'did you mean "{near}"?' if near else f"there are: {', '.join(known)}"
+            raise InputError(f'no property is called "{name}"; {hint}')
 
 
 def _told(error: UserCodeError) -> str:
     """The error and, from its traceback, the line of code itself."""
     lines = [line.strip() for line in error.traceback_text.splitlines()]
-    places = [k for k, line in enumerate(lines) if error.file and line.startswith(f'File "{error.file}", line {error.line}')]
+    place = f'File "{error.file}", line {error.line}'
+    places = [k for k, line in enumerate(lines) if error.file and line.startswith(place)]
     code = lines[places[-1] + 1] if places and places[-1] + 1 < len(lines) else ""
     return f"{error}" + (f"   <- {code}" if code else "")
 
 
-__all__ = ["BrokenError", "Check", "Finding", "NotApplicableError", "Outcome", "findings", "judged"]
+__all__ = ["BrokenError", "Check", "Finding", "NotApplicableError", "Outcome", "check_names", "findings", "judged"]

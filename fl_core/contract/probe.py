@@ -51,11 +51,12 @@ class Probe:
             server.finish_round(cohorts)
             self.moved += float(torch.linalg.vector_norm((server.x - before).double()))
             self._check_state(server, t)
-            self.sizes.append((_bytes(as_dict(server.state)), max((_bytes(vars(m)) for m in self._memories.values()), default=0)))
+            held = [_bytes(vars(memory)) for memory in self._memories.values()]
+            self.sizes.append((_bytes(as_dict(server.state)), max(held, default=0)))
         for name in {*vars(self._algorithm)} ^ {*own_fields} | set(changed(own_fields, vars(self._algorithm))):
             self._complain("hidden", f"self.{name} was changed; keep state in ServerState or Memory, or it is lost")
 
-    # --- clients ---------------------------------------------------------------------------------------------------
+    # --- clients ------------------------------------------------------------
 
     def _cohort(self, server: Server, round: Round, cohort: tuple[int, ...], oracle: Oracle) -> CohortReplies:
         replies, sizes = [], []
@@ -122,13 +123,13 @@ class Probe:
         source = generator(work.seed, t, i, "compress", field.call)
         decoded = work.compressor.decode(field.payload, (field.payload.nbytes,), layout, [source])[0]
         self.counts["messages"] += 1
-        self.counts["message bytes"] += field.payload.nbytes
+        self.counts["bytes"] += field.payload.nbytes
         if not same(decoded, field.value):
             gap = float((decoded.double() - field.value.double()).abs().max())
             self._complain("messages", f"round {t}, client {i}: Reply.{name} decodes to something else, by {gap:.3g}")
         return field
 
-    # --- the server --------------------------------------------------------------------------------------------------
+    # --- the server ------------------------------------------------------------
 
     def _check_client_state(self, server: Server, round: Round) -> None:
         for i in round.participants[:2]:
@@ -165,7 +166,9 @@ class Probe:
             self._complain("declared", f"{where} returned {server.state!r:.60}, not a ServerState")
             return
         for name in set(vars(server.state)) - set(fields_of(algorithm.ServerState)):
-            self._complain("declared", f"round {t}: server.state.{name} is not declared in ServerState: it would be lost")
+            self._complain(
+                "declared", f"round {t}: server.state.{name} is not declared in ServerState: it would be lost"
+            )
         for name, value in as_dict(server.state).items():
             if not isinstance(value, Tensor | bool | int | float):
                 self._complain("declared", f"round {t}: ServerState.{name} is {value!r:.60}, no tensor and no number")
@@ -187,7 +190,8 @@ class Probe:
         return {f"server.state.{name}": value for name, value in copied(as_dict(server.state)).items()}
 
     def _of(self, cohorts: list[CohortReplies]) -> dict[str, Any]:
-        return {f"replies.{name} of cohort {k}": value.clone() for k, c in enumerate(cohorts) for name, value in c.fields.items()}
+        named = ((k, name, value) for k, cohort in enumerate(cohorts) for name, value in cohort.fields.items())
+        return {f"replies.{name} of cohort {k}": value.clone() for k, name, value in named}
 
     @staticmethod
     def _value(field: Any) -> Tensor:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from compressors.build import configure
 from compressors.compressor import Compressor
@@ -27,7 +27,7 @@ UPLINKS: dict[str, dict[str, Any]] = {"identity": {"name": "identity"}, "randk":
 
 @dataclass(frozen=True)
 class Scenario:
-    """A small experiment: least squares, n = 6 clients with 8 samples each, d = 12, every f_i with L = 1, mu = 0.2."""
+    """A small experiment: least squares, n = 6 clients with 12 samples each, d = 12, every f_i with L = 1, mu = 0.2."""
 
     steps: int = 1
     sampling: Literal["full", "uniform", "poisson"] = "full"
@@ -56,7 +56,7 @@ class Scenario:
                 "steps": self.steps,
                 "gradient": self.gradient,
                 "batch_size": 5,
-                "optimizer": {"name": "sgd", "lr": 1.0 if one else 0.1},
+                "optimizer": {"name": "sgd", "lr": 1.0 if one else 0.2},
             },
             "server": {"optimizer": {"name": "sgd", "lr": self.server_lr or (0.25 if one else 0.5)}},
             "uplink": dict(UPLINKS[self.uplink]),
@@ -122,10 +122,12 @@ class CompressorSubject:
 
     def build(self) -> Compressor:
         """The operator. InputError: an option is unknown or out of range."""
-        kind, options = self.kind, dict(self.options)
-        if dataclasses.is_dataclass(kind):
-            plain = {name: option for name, option in options_of(kind).items() if name != "of"}
-            given = {name: value for name, value in options.items() if name != "of" or "of" in plain}
+        kind: Any = self.kind
+        options = dict(self.options)
+        if dataclasses.is_dataclass(kind):  # else configure() says that it must be one
+            plain = dict(options_of(cast("type[Compressor]", kind)))
+            parts = plain.pop("of", None)  # a list of compressors, which configure() builds
+            given = {name: value for name, value in options.items() if name != "of" or parts is None}
             options |= check_options(given, plain, path="uplink", owner=self.name)
         return configure(kind, options, name=self.name)
 

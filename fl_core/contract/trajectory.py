@@ -1,4 +1,4 @@
-"""What a run leaves behind, round by round, and two ways to run it: the reference, and cohorts over the wire's bytes."""
+"""What a run leaves behind, round by round, and two ways to run it: the reference, and cohorts over bytes."""
 
 from __future__ import annotations
 
@@ -98,8 +98,7 @@ class _Cluster:
         """One round; the metrics that both ways count."""
         round = self.server.begin_round(t)
         works = self._works(round)
-        results = dict(map(lambda work: (work.index, self._executed(round, work)),
-                           reversed(works) if self.backwards else works))  # fmt: skip
+        results = {work.index: self._executed(round, work) for work in (works[::-1] if self.backwards else works)}
         ordered = [results[work.index] for work in works]
         session = self.session
         self.server.finish_round([decode(result, t, session.work, session.layout) for result in ordered])

@@ -22,6 +22,7 @@ from fl_core.execution.kernels import (
     Linear,
     describe,
     each_client,
+    linear_plan,
     random_like,
     remembered,
     same_bits,
@@ -118,8 +119,9 @@ class ClientFunctions(TorchFunctionMode):
         x, w = level.stack(input), level.stack(weight)
         shift = None if bias is None else level.stack(bias)
         with outside():
-            y = Linear.apply(x, w, shift)
-        return level.of(y)
+            plan = linear_plan(x, w, shift)
+            y = None if plan is None else Linear.apply(x, w, shift, plan)
+        return self._each(functional.linear, (input, weight, bias), {}) if y is None else level.of(y)
 
     def _cross_entropy(self, input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs or input.dim() != 2 or target.dim() != 1:
@@ -182,7 +184,10 @@ def _client_by_client(
         args, kwargs = rebuild([s.value if isinstance(s, _Same) else v for s, v in zip(stacks, values, strict=True)])
         return func(*args, **kwargs)
 
-    return each_client(call, [None if isinstance(s, _Same) else s for s in stacks], size)
+    try:
+        return each_client(call, [None if isinstance(s, _Same) else s for s in stacks], size)
+    except TypeError as error:
+        raise CannotFuseError(f"it uses {getattr(func, '__name__', func)}: {error}") from error
 
 
 def _leaves(value: Any) -> list[Any]:

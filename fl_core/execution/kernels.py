@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Key = tuple[Any, ...]
+Plan = tuple[str, ...]
 _chosen: dict[Key, Any] = {}
 _VALUES = 512
 """Numbers that must agree before two kernels are taken for equal: few of them may agree by chance."""
@@ -66,10 +67,10 @@ class Linear(torch.autograd.Function):
     """x `[G, b, i]`, w `[G, o, i]`, bias `[G, o]` or None -> `[G, b, o]`; the weights' gradients are contiguous."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        """Remember the operands, and multiply."""
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+        """Remember the operands, and multiply by the kernels of `linear_plan`."""
         ctx.save_for_backward(x, w)
-        ctx.plan = plan = linear_plan(x, w, bias)
+        ctx.plan = plan
         y: Tensor = _FORWARD[plan[0]](x, w, bias)
         return y
 
@@ -81,29 +82,29 @@ class Linear(torch.autograd.Function):
         dx = _DX[plan[1]](g, w) if needs[0] else None
         dw = _DW[plan[2]](g, x) if needs[1] else None
         db = _DB[plan[3]](g) if needs[2] else None
-        return dx, dw, db
+        return dx, dw, db, None
 
 
-def linear_plan(x: Tensor, w: Tensor, bias: Tensor | None) -> tuple[str, str, str, str]:
-    """Names of the kernels for these shapes: forward, dx, dw, db."""
-    key = ("linear", describe(x), describe(w), bias is None)
-    plan: tuple[str, str, str, str] = remembered(key, lambda source: _find_linear_plan(x, w, bias, source))
-    return plan
+def linear_plan(x: Tensor, w: Tensor, bias: Tensor | None) -> Plan | None:
+    """Names of the kernels for these shapes: forward, dx, dw, db. None: torch's own layer has to be called for each."""
+    key = ("linear", describe(x), describe(w), bias is None, x.requires_grad)
+    plan: Plan = remembered(key, lambda source: _find_linear_plan(x, w, bias, source))
+    return plan or None
 
 
-def _find_linear_plan(x: Tensor, w: Tensor, bias: Tensor | None, source: torch.Generator) -> tuple[str, ...]:
+def _find_linear_plan(x: Tensor, w: Tensor, bias: Tensor | None, source: torch.Generator) -> Plan:
     clients, b, o = x.shape[0], x.shape[1], w.shape[1]
     agreed = [list(_FORWARD), list(_DX), list(_DW), list(_DB)]
     for _ in range(1 + _VALUES // max(1, clients * min(b * o, b * x.shape[2]))):
-        xs, ws = random_like(x, source), random_like(w, source)
-        bs = None if bias is None else random_like(bias, source)
-        g = random_like(x.new_empty(clients, b, o), source)
+        xs, ws = random_like(x.detach(), source), random_like(w.detach(), source)
+        bs = None if bias is None else random_like(bias.detach(), source)
+        g = random_like(torch.empty(clients, b, o, dtype=x.dtype, device=x.device), source)
         y, dx, dw, db = _alone(xs, ws, bs, g)
         agreed[0] = _agreeing(agreed[0], _FORWARD, (xs, ws, bs), y)
-        agreed[1] = _agreeing(agreed[1], _DX, (g, ws), dx)
+        agreed[1] = _agreeing(agreed[1], _DX, (g, ws), dx) if x.requires_grad else agreed[1]
         agreed[2] = _agreeing(agreed[2], _DW, (g, xs), dw)
         agreed[3] = agreed[3] if db is None else _agreeing(agreed[3], _DB, (g,), db)
-    return tuple(names[0] if names else "each" for names in agreed)
+    return tuple(names[0] for names in agreed) if all(agreed) else ()
 
 
 def _agreeing(names: list[str], kernels: dict[str, Any], operands: tuple[Any, ...], expected: Tensor) -> list[str]:
@@ -224,4 +225,4 @@ def each_client(function: Callable[..., Any], stacks: Sequence[Any], size: int) 
         return torch.stack(results)
     if isinstance(results[0], tuple) and all(isinstance(part, Tensor) for part in results[0]):
         return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-    raise TypeError(f"{function} gives {type(results[0]).__name__}, which has no stacked form")
+    raise TypeError(f"a {type(results[0]).__name__} has no form for many clients at once")

@@ -50,7 +50,8 @@ class Site:
             self._broadcasts[broadcast.round] = broadcast
             for old in [r for r in self._broadcasts if r <= broadcast.round - _KEPT_ROUNDS]:
                 del self._broadcasts[old]
-            for key in [key for key in self._on_device if key[0] not in self._broadcasts]:
+            stale = {broadcast.round, *(r for r, _ in self._on_device if r not in self._broadcasts)}
+            for key in [key for key in self._on_device if key[0] in stale]:
                 del self._on_device[key]
 
     def has_round(self, round: int) -> bool:

@@ -73,12 +73,12 @@ def solved_constants(problem: Problem) -> tuple[Constants | None, str]:
 
 
 def linear_problem(problem: Problem) -> LinearProblem:
-    """The problem as the theory of linear models sees it. Raises NoTheoremError where the model is not one."""
+    """The problem as the theory of linear models sees it. Raises InputError where the model is not one."""
     table = problem.experiment.model
     if table.plug.name not in _LINEAR:
-        raise NoTheoremError(f'L is known for linear models only, and the model is "{table.plug.name}"')
+        raise InputError(f'L is known for linear models only, and the model is "{table.plug.name}"')
     if table.loss != "cross_entropy" and problem.shape.outputs != 1:
-        raise NoTheoremError(f"L is known for one output a sample, and the model has {problem.shape.outputs}")
+        raise InputError(f"L is known for one output a sample, and the model has {problem.shape.outputs}")
     defaults = plugins.options_of(plugins.resolve("model", table.plug.name))
     bias = table.plug.options.get("bias", defaults["bias"].default)
     alpha = float(table.regularizer.options.get("alpha", 0.0))
@@ -88,7 +88,12 @@ def linear_problem(problem: Problem) -> LinearProblem:
 
 def _constants(problem: Problem) -> Constants:
     given = _given(problem)
-    return smoothness(linear_problem(problem)) if given is None else given
+    if given is not None:
+        return given
+    try:
+        return smoothness(linear_problem(problem))
+    except InputError as error:
+        raise NoTheoremError(str(error)) from None
 
 
 def _given(problem: Problem) -> Constants | None:

@@ -76,7 +76,7 @@ def check_key(key: str, runs: list[StoredRun], option: str) -> None:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     near = near or [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]][:1]
     hint = f'did you mean "{near[0]}"?' if near else "flctl show RUN lists what there is"
-    raise InputError(f'{option} {key}: no run has such a setting or metric; {hint}')
+    raise InputError(f"{option} {key}: no run has such a setting or metric; {hint}")
 
 
 def natural(value: Any) -> tuple[float, float, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -102,9 +101,7 @@ class StoredRun:
         return found
 
 
-CUMULATIVE = frozenset(
-    {"oracle_calls", "bits_up", "bits_down", "wire_bytes_sent", "wire_bytes_received", "elapsed_s"}
-)
+CUMULATIVE = frozenset({"oracle_calls", "bits_up", "bits_down", "wire_bytes_sent", "wire_bytes_received", "elapsed_s"})
 """Counts that are 0 at x0 by their definition."""
 
 FACTS = ("run", "status", "round", "started", "folder")
@@ -137,7 +134,7 @@ def as_words(value: Any) -> str:
 def is_locked(folder: Path) -> bool:
     """Whether a process holds the run's lock, as /proc/locks says: asking the lock itself could keep flmaster out."""
     try:
-        inode = os.stat(folder).st_ino
+        inode = folder.stat().st_ino
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
         return False

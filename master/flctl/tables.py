@@ -64,9 +64,8 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Row], title: str) -> None
         numeric = any(isinstance(row.get(name), int | float) for row in rows)
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        cells = [shown(name, row.get(name)) for name in columns]
-        style = _STYLES.get(str(row.get("status", "")), "")
-        table.add_row(*(Text(cell, style if name == "status" else "") for name, cell in zip(columns, cells, strict=True)))
+        look = {"status": _STYLES.get(str(row.get("status", "")), "")}
+        table.add_row(*(Text(shown(name, row.get(name)), look.get(name, "")) for name in columns))
     Console().print(table)
 
 

@@ -38,7 +38,7 @@ class Curve:
 
     Attributes:
         x, y: mean over the runs (y the median with quantile bands). x_std: deviation of x between runs.
-        low, high: the band, or None for a single run. Where mean - deviation <= 0 < the least run, low is the least run.
+        low, high: the band, or None for a single run. Where mean - deviation <= 0 < least run, low is the least run.
         kind: "runs", "theory" or "overlay": how it is drawn.
     """
 
@@ -55,9 +55,8 @@ class Curve:
 
     def where(self, kept: npt.NDArray[np.bool_]) -> Curve:
         """The curve with some of its points only."""
-        arrays = ("x", "y", "rounds", "x_std", "low", "high")
-        found = {name: getattr(self, name) for name in arrays}
-        return replace(self, **{name: None if array is None else array[kept] for name, array in found.items()})
+        x_std, low, high = (None if part is None else part[kept] for part in (self.x_std, self.low, self.high))
+        return replace(self, x=self.x[kept], y=self.y[kept], rounds=self.rounds[kept], x_std=x_std, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def in_order(groups: list[Group], key: str) -> list[Group]:
     return sorted(groups, key=place, reverse=key.startswith("-"))
 
 
-def curve(group: Group, label: str, x: str, y: str, band: Band = "std", subtract: Mapping[str, float] = {}) -> Curve:  # noqa: B006  (never written to)
+def curve(group: Group, label: str, x: str, y: str, band: Band = "std", subtract: Mapping[str, float] = {}) -> Curve:
     """The group's curve over the rounds in which all its runs measured x and y.
 
     Args:
@@ -149,7 +148,7 @@ def _nothing_in_common(group: Group, label: str, x: str, y: str) -> str:
     return f"the {len(group.runs)} runs of {label!r} have no round in which all measured {x} and {y}"
 
 
-# --- labels ------------------------------------------------------------------------------------------------------------
+# --- labels ------------------------------------------------------------
 
 
 class _Template(string.Formatter):

@@ -57,7 +57,9 @@ def draw(panels: Sequence[Panel], rows: int, look: Look) -> Figure:
         panels = [_without_origin(panel) for panel in panels]
     colours, logs = _colours(panels), []
     for axes, panel in zip(shown, panels, strict=False):
-        beside = [c for p in panels if p.y == panel.y and (shared or p is panel) for c in p.curves if c.kind != "theory"]
+        beside = [
+            c for p in panels if p.y == panel.y and (shared or p is panel) for c in p.curves if c.kind != "theory"
+        ]
         logy = spans_decades(beside) if look.logy is None else look.logy
         logs.append(logy)
         _draw_panel(axes, panel, look, _floor(beside) if logy else None, colours)
@@ -205,9 +207,7 @@ def _axis_label(metric: str, largest: float, log: bool) -> str:
     return words(metric).label + (f" ({unit})" if unit and not (log and unit == "bit") else "")
 
 
-def _explain(
-    figure: Figure, shown: Sequence[Axes], panels: Sequence[Panel], look: Look
-) -> None:
+def _explain(figure: Figure, shown: Sequence[Axes], panels: Sequence[Panel], look: Look) -> None:
     """Say which curve is which, as near to the curves as there is room for."""
     handles: dict[str, Any] = {}
     for axes in shown:

@@ -89,7 +89,9 @@ def _top(block: Sequence[float], apart: float) -> float:
 
 def _named(axes: Axes) -> list[Any]:
     """The lines that stand for a curve (matplotlib's own names begin with an underscore)."""
-    return [line for line in axes.get_lines() if not str(line.get_label()).startswith("_") and len(line.get_xdata())]
+    return [
+        line for line in axes.get_lines() if not str(line.get_label()).startswith("_") and np.size(line.get_xdata())
+    ]
 
 
 def _fraction(axes: Axes, xs: Any) -> float:

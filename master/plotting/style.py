@@ -21,7 +21,7 @@ DASHES: tuple[Any, ...] = (
 INK, GREY, GRID = "#222222", "#777777", "#E4E4E4"
 OVERLAY_MARKERS = "osD^v<>P"
 
-RC: dict[str, Any] = {
+RC: Any = {
     "pdf.fonttype": 42,  # TrueType: text in the PDF stays text, as journals ask
     "ps.fonttype": 42,
     "svg.fonttype": "none",

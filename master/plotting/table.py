@@ -19,9 +19,7 @@ def figure_csv(panels: Sequence[Panel]) -> str:
     for panel in panels:
         for curve in panel.curves:
             for row, number in enumerate(curve.rounds):
-                band = [
-                    "" if part is None else repr(float(part[row])) for part in (curve.x_std, curve.low, curve.high)
-                ]
+                band = ["" if part is None else repr(float(part[row])) for part in (curve.x_std, curve.low, curve.high)]
                 x, y = repr(float(curve.x[row])), repr(float(curve.y[row]))
                 head = [panel.title, curve.kind, curve.label, curve.runs or "", number if number >= 0 else ""]
                 writer.writerow([*head, panel.x, x, band[0], panel.y, y, *band[1:]])

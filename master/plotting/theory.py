@@ -1,4 +1,4 @@
-"""What theory says about a curve: the rate of its method's theorem, where the experiment meets the theorem's conditions.
+"""What theory says about a curve: the rate of its method's theorem, where the experiment meets its conditions.
 
 A line is a slope, not a bound: it starts at the curve's first point and falls by the proven factor each round. The
 theorem's Lyapunov function V contains |x - x*|² or f - f*; of V falling by `rate`, |x - x*| and |∇f| fall by its root.
@@ -26,7 +26,7 @@ _GRADIENT_DESCENT = (
     *("fedavg", "fedprox", "fednova", "scaffold", "dcgd", "diana", "cofig", "marina", "pp-marina", "ef21", "ef21-pp"),
     "ef14",
 )
-"""Methods that are gradient descent, to the last digit or nearly, with one full step, all clients and no compression."""
+"""Methods that are gradient descent with one full step, all clients and no compression."""
 
 
 class NoLineError(Exception):

@@ -52,7 +52,7 @@ def experiment(algorithm: str | dict[str, Any], **changes: Any) -> Experiment:
         "name": "t",
         "rounds": c.pop("rounds", 30),
         "seed": c.pop("seed", 3),
-        "data": {"name": "quadratic", "d": D, "L": 1.0, "mu": 0.2, "samples_per_client": 8, **c.pop("data", {})},
+        "data": {"name": "quadratic", "d": D, "L": 1.0, "mu": 0.5, "samples_per_client": 8, **c.pop("data", {})},
         "model": {
             "name": "linear",
             "loss": "mse",

@@ -193,7 +193,7 @@ def test_operators_a_method_cannot_use_are_refused(lab: Any, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in METHODS if kind(name).compressor != "lossless"])
 def test_it_converges_with_a_compressing_downlink(lab: Any, name: str) -> None:
     """EF21-P on the way down: the methods that keep x^{t-1} keep it as the clients received it."""
-    session = lab.session(name, downlink={"name": "topk", "k": 2}, rounds=120)
+    session = lab.session(name, downlink={"name": "topk", "k": 2}, rounds=60)
     star = torch.tensor(lab.quadratic(session).x_star)
     *_, (server, _) = run_reference(session)
     assert float((server.x - star).norm()) < 1e-2 * float(star.norm())

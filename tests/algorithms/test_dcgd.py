@@ -33,11 +33,11 @@ def test_top_1_without_error_feedback_diverges_by_the_exact_factor(lab: Any, gam
 def test_with_a_shared_minimiser_it_goes_there(lab: Any) -> None:
     """All ∇f_i(x*) = 0: no floor."""
     data = {"shared_minimizer": True}
-    x, quadratic = lab.final("dcgd", uplink={"name": "randk", "k": 2}, data=data, rounds=700)
-    assert np.linalg.norm(x - quadratic.x_star) < 1e-9
+    x, quadratic = lab.final("dcgd", uplink={"name": "randk", "k": 2}, data=data, rounds=200)
+    assert np.linalg.norm(x - quadratic.x_star) < 1e-7
 
 
 def test_with_distinct_minimisers_it_stops_in_a_neighbourhood(lab: Any) -> None:
     """The compression noise of ∇f_i(x*) != 0 stays; DIANA (see test_diana) learns it away."""
-    x, quadratic = lab.final("dcgd", uplink={"name": "randk", "k": 2}, rounds=700)
+    x, quadratic = lab.final("dcgd", uplink={"name": "randk", "k": 2}, rounds=60)
     assert 1e-3 < np.linalg.norm(x - quadratic.x_star) < np.linalg.norm(quadratic.x_star)

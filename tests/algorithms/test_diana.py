@@ -30,13 +30,13 @@ def test_a_round_written_out(lab: Any) -> None:
 
 
 def test_it_goes_to_the_minimiser_itself(lab: Any) -> None:
-    """Distinct minimisers, Rand-K, everyone or two of five: x* to 1e-8, and h_i to ∇f_i(x*)."""
+    """Distinct minimisers, Rand-K, everyone or two of five: x* to 1e-7, and h_i to ∇f_i(x*)."""
     for participation in ({}, {"sampling": "uniform", "per_round": 2}):
-        session = lab.session("diana", uplink=RANDK, server_lr=0.5, rounds=1200, **participation)
+        session = lab.session("diana", uplink=RANDK, server_lr=0.8, rounds=300, **participation)
         quadratic = lab.quadratic(session)
         *_, played = lab.play(session)
-        assert np.abs(played.server.x.numpy() - quadratic.x_star).max() < 1e-8
-        assert np.abs(played.after["h_i"].numpy() - quadratic.gradients(quadratic.x_star)).max() < 1e-7
+        assert np.abs(played.server.x.numpy() - quadratic.x_star).max() < 1e-7
+        assert np.abs(played.after["h_i"].numpy() - quadratic.gradients(quadratic.x_star)).max() < 1e-6
 
 
 def test_alpha_is_that_of_the_file(lab: Any) -> None:

@@ -25,6 +25,6 @@ def test_it_goes_to_the_minimiser(lab: Any) -> None:
     """Distinct minimisers, Top-1, Poisson sampling with its empty rounds, both starts."""
     for g0 in ("gradient", "compressed"):
         table = {"name": "ef21-pp", "g0": g0}
-        changes: dict[str, Any] = {"sampling": "poisson", "per_round": 2, "server_lr": 0.3, "rounds": 1500}
+        changes: dict[str, Any] = {"sampling": "poisson", "per_round": 2, "server_lr": 0.5, "rounds": 350}
         x, quadratic = lab.final(table, uplink=TOP1, **changes)
-        assert np.linalg.norm(x - quadratic.x_star) < 1e-6
+        assert np.linalg.norm(x - quadratic.x_star) < 1e-4

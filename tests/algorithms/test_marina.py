@@ -48,7 +48,7 @@ def test_p_is_by_default_that_of_the_compressor(lab: Any) -> None:
 
 def test_a_synchronisation_takes_all_clients(lab: Any) -> None:
     """With two of five clients: whole gradients from all five, compressed differences from the two; x* is reached."""
-    session = lab.session("marina", uplink=RANDK, sampling="uniform", per_round=2, server_lr=0.6, rounds=400)
+    session = lab.session("marina", uplink=RANDK, sampling="uniform", per_round=2, server_lr=0.6, rounds=200)
     sizes = set()
     for played in lab.play(session):
         whole = played.bits_up == len(played.participants) * 64 * lab.d
@@ -64,5 +64,5 @@ def test_stochastic_gradients_are_taken_on_the_same_samples(lab: Any) -> None:
     With different samples at the two points the noise would stay, and x would not settle.
     """
     local = {"gradient": "nice", "tau": 2}
-    x, quadratic = lab.final({"name": "marina", "p": 0.2}, local=local, server_lr=0.4, rounds=900)
+    x, quadratic = lab.final({"name": "marina", "p": 0.2}, local=local, server_lr=0.5, rounds=250)
     assert np.linalg.norm(x - quadratic.x_star) < 1e-6

@@ -23,9 +23,9 @@ def test_p_counts_participants(lab: Any) -> None:
 def test_it_goes_to_the_minimiser(lab: Any) -> None:
     """Distinct minimisers, Rand-K, two of five clients, uniform or Poisson."""
     for sampling in ("uniform", "poisson"):
-        changes: dict[str, Any] = {"sampling": sampling, "per_round": 2, "server_lr": 0.4, "rounds": 700}
+        changes: dict[str, Any] = {"sampling": sampling, "per_round": 2, "server_lr": 0.5, "rounds": 250}
         x, quadratic = lab.final("pp-marina", uplink=RANDK, **changes)
-        assert np.linalg.norm(x - quadratic.x_star) < 1e-6
+        assert np.linalg.norm(x - quadratic.x_star) < 1e-5
 
 
 def test_with_everyone_it_is_marina(lab: Any) -> None:

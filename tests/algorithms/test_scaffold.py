@@ -14,8 +14,8 @@ def test_local_steps_leave_no_bias(lab: Any, option: int) -> None:
     from it."""
     table = {"name": "scaffold", "option": option}
     for participation in ({}, {"sampling": "uniform", "per_round": 2}):
-        x, quadratic = lab.final(table, local={"steps": 5}, rounds=300, **participation)
-        assert np.linalg.norm(x - quadratic.x_star) < 1e-9
+        x, quadratic = lab.final(table, local={"steps": 5}, rounds=80, **participation)
+        assert np.linalg.norm(x - quadratic.x_star) < 1e-5
     assert np.linalg.norm(quadratic.fixed_point(0.25, 5) - quadratic.x_star) > 1e-3
 
 
@@ -59,16 +59,17 @@ def metrics(session: Any) -> list[dict[str, float]]:
     return [found for _, found in run_reference(session)]
 
 
-@pytest.mark.parametrize("uplink", [{"name": "randk", "k": 1}, {"name": "lazy", "p": 0.3}], ids=["randk", "lazy"])
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize(
+    ("uplink", "steps"), [({"name": "randk", "k": 1}, 2), ({"name": "lazy", "p": 0.3}, 1)], ids=["randk", "lazy"]
+)
 def test_compressed_it_still_goes_to_the_minimiser(lab: Any, uplink: dict[str, Any], steps: int) -> None:
     """ω = 3 and 2.3, where α = 1 would diverge: both messages compressed, x* reached, c_i = ∇f_i(x*)."""
-    changes: dict[str, Any] = {"local": {"steps": steps}, "lr": 0.1, "server_lr": 0.5, "rounds": 1500}
+    changes: dict[str, Any] = {"local": {"steps": steps}, "lr": 0.2, "server_lr": 0.7, "rounds": 150}
     session = lab.session("scaffold", uplink=uplink, **changes)
     quadratic = lab.quadratic(session)
     *_, played = lab.play(session)
-    assert np.abs(played.server.x.numpy() - quadratic.x_star).max() < 1e-6
-    assert np.abs(played.after["c_i"].numpy() - quadratic.gradients(quadratic.x_star)).max() < 1e-5
+    assert np.abs(played.server.x.numpy() - quadratic.x_star).max() < 1e-4
+    assert np.abs(played.after["c_i"].numpy() - quadratic.gradients(quadratic.x_star)).max() < 1e-3
 
 
 def test_two_messages_up_and_c_down(lab: Any) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import Daemons, Finished, Process, until
 from tests.system.conftest import Gates
 
-pytestmark = [pytest.mark.net, pytest.mark.xdist_group("same_bytes")]
+pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.timeout(400), pytest.mark.xdist_group("same_bytes")]
 
 VARIANTS = ("plain", "dropout", "stateful", "regression", "ridge", "table")
 GATED = ("plain", "dropout", "stateful")

@@ -19,16 +19,17 @@ _TEXT_AT = 34
 @click.command(name="check")
 @click.argument("file", metavar="FILE.py")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="An option of the plug-in, or TABLE.KEY=VALUE.")
+@click.option("--only", multiple=True, metavar="PROPERTY", help="Look at this property alone (repeatable).")
 @json_option
-def command(*, file: str, sets: tuple[str, ...], as_json: bool) -> None:
+def command(*, file: str, sets: tuple[str, ...], only: tuple[str, ...], as_json: bool) -> None:
     """Checks an algorithm or a compressor of your own (or one of ours, by name) without a cluster, in seconds.
 
     \b
       flctl check my_algorithm.py --set alpha=0.25
       flctl check my_compressor.py --set k='"10%"'
 
-    One line a property, with its numbers: ok, failed, skipped (does not apply), or a fact that is worth knowing. The exit
-    code is 1 if any failed.
+    One line a property, with its numbers: ok, failed, skipped (does not apply), or a fact that is worth knowing. The
+    exit code is 1 if any failed.
     """
     import torch
 
@@ -41,7 +42,8 @@ def command(*, file: str, sets: tuple[str, ...], as_json: bool) -> None:
     subject = read_subject(file, sets)
     counts: Counter[str] = Counter()
     found = []
-    for finding in check_algorithm(subject) if isinstance(subject, AlgorithmSubject) else check_compressor(subject):
+    whole = check_algorithm(subject, only) if isinstance(subject, AlgorithmSubject) else check_compressor(subject, only)
+    for finding in whole:
         counts[finding.outcome] += 1
         found.append({"property": finding.property, "outcome": finding.outcome, "text": finding.text})
         if not as_json:

@@ -23,7 +23,9 @@ from protocol.errors import InputError
 @runs_argument
 @runs_dir_option
 @where_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="FILE.csv or FILE.json.  [default: CSV to stdout]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="FILE.csv or FILE.json.  [default: CSV to stdout]"
+)
 @click.option("--columns", default="", metavar="KEY,KEY", help="Settings beside each line.  [default: those that vary]")
 def command(
     *, runs: tuple[str, ...], runs_dir: Path, where: tuple[str, ...], output: Path | None, columns: str

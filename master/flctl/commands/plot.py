@@ -15,7 +15,7 @@ from master.runs import write_whole
 from protocol.errors import InputError
 
 
-class Pair(click.ParamType):
+class Pair(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
     """Two numbers: "4.5x3" or "1e-6,1"."""
 
     def __init__(self, separator: str) -> None:
@@ -77,7 +77,7 @@ class PlotOptions:
 )
 @click.option("--subtract", metavar="NUMBER|f*", help="Taken off y: a number, or f* of each run's problem.")
 @click.option("--theory", is_flag=True, help="Draw the rate of the method's theorem where one is known.")
-@click.option("--overlay", multiple=True, metavar="FILE", help="A CSV (x,y,label) or JSON series; FILE#key=value picks.")
+@click.option("--overlay", multiple=True, metavar="FILE", help="A CSV (x,y,label) or JSON; FILE#key=value picks.")
 @click.option("--overlay-x-scale", type=float, default=1.0, help="Multiplies the overlays' x.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where --theory and f* find the data set.")
 @click.option("--title", default="", help="Above the figure.")
@@ -87,9 +87,7 @@ class PlotOptions:
 @click.option("--size", type=Pair("x"), help="Of the figure, in inches.")
 @click.option("--xlim", type=Pair(","))
 @click.option("--ylim", type=Pair(","))
-def command(
-    *, runs: tuple[str, ...], runs_dir: Path, where: tuple[str, ...], output: Path, **options: Any
-) -> None:
+def command(*, runs: tuple[str, ...], runs_dir: Path, where: tuple[str, ...], output: Path, **options: Any) -> None:
     """Draws runs: a curve is the mean over seeds, a panel one metric against another.
 
     \b

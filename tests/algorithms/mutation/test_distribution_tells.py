@@ -49,7 +49,7 @@ MUTANTS: list[tuple[str, str, Swap]] = [
     ("scaffold 2, some", "c_i not what was sent", Swap(mutants.ScaffoldWholeMemory)),
     ("scaffold 2, some", "wrong sign", Swap(mutants.ScaffoldWrongSign)),
     ("scaffold 2, some", "one mask for both", Swap(mutants.ScaffoldOneMask)),
-    ("frecon, lazy", "one mask for both", Swap(mutants.FreconOneMask)),
+    ("frecon, alike", "one mask for both", Swap(mutants.FreconOneMask)),
     ("frecon, some", "u_i at x^t", Swap(mutants.FreconCurrent)),
     ("frecon, some", "h += alpha mean over S", Swap(mutants.FreconMeanOverS)),
     ("frecon, some", "x_prev after the step", Swap(mutants.FreconStale)),

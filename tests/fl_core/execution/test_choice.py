@@ -40,7 +40,7 @@ FALLBACKS = {
     "a branch on a tensor": (
         "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n"
         "        return g / g.norm() if g.norm() > 1e-3 else g",
-        "vmap",
+        "__bool__",
     ),
     "item": (
         "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n        return g * g.norm().item()",
@@ -48,7 +48,7 @@ FALLBACKS = {
     ),
     "float": (
         "def client_opt(self, client, x, g):\n        return x - g / (1.0 + float(g.abs().max()))",
-        "item",
+        "__float__",
     ),
     "the client's number": (
         "def local_gradient(self, client, x, s):\n        return client.gradient(x) * (1.0 + client.id)",
@@ -77,7 +77,8 @@ FALLBACKS = {
         "bytes",
     ),
     "something that changes from call to call": (
-        "def local_gradient(self, client, x, s):\n        CALLS.append(1)\n        return client.gradient(x) * len(CALLS)",
+        "def local_gradient(self, client, x, s):\n        CALLS.append(1)\n"
+        "        return client.gradient(x) * len(CALLS)",
         "is not what it is client by client",
     ),
 }
@@ -146,7 +147,8 @@ FUSED = {
     "        return self.Reply(delta=client.compress((x - x0) / client.memory.n))",
     "top-k by hand": "def local_state(self, client, x0, x, s):\n        d = x - x0\n"
     "        kept = torch.zeros_like(d).scatter(0, d.abs().topk(2).indices, 1.0)\n"
-    "        client.memory.v = client.memory.v + d * (1 - kept)\n        return self.Reply(delta=client.compress(d * kept))",
+    "        client.memory.v = client.memory.v + d * (1 - kept)\n"
+    "        return self.Reply(delta=client.compress(d * kept))",
     "its loss": "def local_state(self, client, x0, x, s):\n"
     "        return self.Reply(delta=client.compress((x - x0) / (1 + client.loss(x))))",
     "noise": "def local_gradient(self, client, x, s):\n        return client.gradient(x) + 0.1 * torch.randn_like(x)",

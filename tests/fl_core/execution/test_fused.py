@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from fl_core.execution.choice import difference_of
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.execution.fused import CannotFuseError, FusedRunner
 from fl_core.execution.fused_oracle import StackedOracle
+from fl_core.experiment.schema import Experiment
 from fl_core.oracle import Oracle
 from fl_core.server import Round
-from fl_core.session import Session
+from fl_core.session import Session, open_session
 
 METHODS = sorted(path.stem for path in Path(algorithms.__path__[0]).glob("*.py") if path.stem != "__init__")
 RAGGED = """
@@ -66,17 +68,27 @@ def differences(loop: Callable[..., Any]) -> Callable[..., list[str | None]]:
     return run
 
 
-def ragged(model: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """An experiment on clients with 3 to 9 samples each."""
+def ragged(**changes: Any) -> Session:
+    """An experiment on 16 clients with 3 to 9 samples each."""
+    source = {
+        "role": "data",
+        "name": "ragged.py",
+        "sha256": hashlib.sha256(RAGGED.encode()).hexdigest(),
+        "text": RAGGED,
+    }
     tables: dict[str, Any] = {
-        "files": {("data", "ragged.py"): RAGGED},
+        "name": "t",
+        "rounds": 3,
+        "seed": 1,
+        "sources": [source],
+        "algorithm": {"name": "fedavg"},
         "data": {"name": "ragged.py"},
-        "model": model,
+        "model": {"name": "logistic", "loss": "cross_entropy"},
         "clients": {"total": 16},
         "local": {"epochs": 2, "batch_size": 4, "optimizer": {"name": "sgd", "lr": 0.1}},
         "execution": {"cohort": 16},
     }
-    return tables | changes
+    return open_session(Experiment.from_dict(tables | changes))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -95,16 +107,16 @@ def test_every_method_has_the_bytes_of_its_clients_alone(session: Any, differenc
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_with_ragged_clients(session: Any, differences: Any, name: str) -> None:
+def test_every_method_with_ragged_clients(differences: Any, name: str) -> None:
     """Unequal numbers of steps and unequal last batches are sorted, shrunk and grouped without a bit changing."""
-    made = session(**ragged({"name": "logistic", "loss": "cross_entropy"}, algorithm={"name": name.replace("_", "-")}))
+    made = ragged(algorithm={"name": name.replace("_", "-")})
     assert differences(made) == [None] * 3
 
 
-@pytest.mark.parametrize("uplink", [{"name": "randk", "k": 3}, {"name": "natural"}, {"name": "qsgd", "levels": 3}])
-def test_each_client_compresses_with_its_own_randomness(session: Any, differences: Any, uplink: dict[str, Any]) -> None:
-    """A stochastic operator on a stack, clients sorted by steps, sends each client's own bytes in the cohort's order."""
-    made = session(**ragged({"name": "logistic", "loss": "cross_entropy"}, uplink=uplink, algorithm={"name": "diana"}))
+@pytest.mark.parametrize("uplink", [{"name": "randk", "k": 3}, {"name": "natural"}, {"name": "qsgd", "s": 3}])
+def test_each_client_compresses_with_its_own_randomness(differences: Any, uplink: dict[str, Any]) -> None:
+    """A stochastic operator on a stack, clients sorted by steps, sends each client's bytes in the cohort's order."""
+    made = ragged(uplink=uplink, algorithm={"name": "diana"})
     assert differences(made) == [None] * 3
 
 
@@ -124,25 +136,15 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda table: table["name"])
-def test_an_elementwise_optimizer_on_a_stack_is_one_a_client(session: Any, differences: Any, optimizer: Any) -> None:
+def test_an_elementwise_optimizer_on_a_stack_is_one_a_client(differences: Any, optimizer: Any) -> None:
     """torch.optim on the stacked leaf, its state shrinking as clients finish, equals G optimizers."""
-    made = session(
-        **ragged(
-            {"name": "logistic", "loss": "cross_entropy"},
-            local={"epochs": 3, "batch_size": 4, "optimizer": optimizer},
-        )
-    )
+    made = ragged(local={"epochs": 3, "batch_size": 4, "optimizer": optimizer})
     assert differences(made, rounds=2) == [None] * 2
 
 
-def test_an_optimizer_that_mixes_numbers_is_not_fused(session: Any, differences: Any) -> None:
+def test_an_optimizer_that_mixes_numbers_is_not_fused(differences: Any) -> None:
     """Adafactor scales by the norm of a whole vector, so a stack of vectors is not for it."""
-    made = session(
-        **ragged(
-            {"name": "logistic", "loss": "cross_entropy"},
-            local={"steps": 1, "batch_size": 4, "optimizer": {"name": "adafactor", "lr": 0.1}},
-        )
-    )
+    made = ragged(local={"steps": 1, "batch_size": 4, "optimizer": {"name": "adafactor", "lr": 0.1}})
     with pytest.raises(CannotFuseError, match="adafactor"):
         differences(made, rounds=1)
 
@@ -151,21 +153,17 @@ def test_an_optimizer_that_mixes_numbers_is_not_fused(session: Any, differences:
     "changes",
     [
         {"model": {"name": "mlp", "hidden": [5], "dropout": 0.3, "loss": "cross_entropy"}},
-        {"regularizer": {"name": "nonconvex", "alpha": 0.1}},
-        {"regularizer": {"name": "l2", "alpha": 0.1}},
+        {"model": {"name": "logistic", "regularizer": {"name": "nonconvex", "alpha": 0.1}}},
+        {"model": {"name": "logistic", "regularizer": {"name": "l2", "alpha": 0.1}}},
         {"local": {"steps": 3, "gradient": "nice", "tau": 2, "optimizer": {"name": "sgd", "lr": 0.1}}},
         {"local": {"steps": 3, "gradient": "multi", "tau": "40%", "optimizer": {"name": "sgd", "lr": 0.1}}},
         {"local": {"steps": 2, "gradient": "uniform", "optimizer": {"name": "sgd", "lr": 0.1}}},
     ],
     ids=["dropout", "nonconvex", "l2", "nice", "multi", "uniform"],
 )
-def test_estimators_regularizers_and_dropout(session: Any, differences: Any, changes: dict[str, Any]) -> None:
+def test_estimators_regularizers_and_dropout(differences: Any, changes: dict[str, Any]) -> None:
     """Samples and dropout masks are those of each client's own generators."""
-    model = {"name": "logistic", "loss": "cross_entropy"} | (
-        {"regularizer": changes["regularizer"]} if "regularizer" in changes else {}
-    )
-    changes = {key: value for key, value in changes.items() if key != "regularizer"}
-    assert differences(session(**(ragged(model) | changes)), rounds=2) == [None] * 2
+    assert differences(ragged(**changes), rounds=2) == [None] * 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

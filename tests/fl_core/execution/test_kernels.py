@@ -35,7 +35,10 @@ def test_linear(
     g = torch.randn(clients, b, outputs, dtype=dtype, generator=source)
     x.requires_grad_()
     leaves = [t for t in (x, w, c) if t is not None]
-    y = Linear.apply(x, w, c)
+    plan = linear_plan(x, w, c)
+    if plan is None:  # nothing but torch's own layer rounds alike: it is called for each client then
+        return
+    y = Linear.apply(x, w, c, plan)
     grads = torch.autograd.grad(y, leaves, g)
     for row in range(clients):
         alone = [t[row].detach().clone().requires_grad_() for t in leaves]
@@ -66,7 +69,9 @@ def test_a_shared_weight_is_one_large_product_where_that_rounds_alike() -> None:
     """At the first local step of 16 samples a client the forward is one product for all."""
     x = torch.randn(50, 16, 64)
     w = torch.randn(10, 64).expand(50, 10, 64)
-    assert linear_plan(x, w, None)[0] in ("together", "batched")
+    plan = linear_plan(x, w, None)
+    assert plan is not None
+    assert plan[0] in ("together", "batched")
 
 
 def test_same_bits_sees_the_sign_of_zero() -> None:
@@ -82,5 +87,5 @@ def test_each_client_stacks_what_it_can() -> None:
     assert torch.equal(each_client(lambda row: row.sum(), [stack], 3), stack.sum(1))
     largest = each_client(lambda row: tuple(row.max(0)), [stack], 3)
     assert torch.equal(largest[0], stack.max(1).values)
-    with pytest.raises(TypeError, match="no stacked form"):
+    with pytest.raises(TypeError, match="a float has no form"):
         each_client(lambda row: 1.0, [stack], 3)
