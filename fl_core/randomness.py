@@ -175,10 +175,12 @@ class UnkeyedDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         self._device = device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        keyed = any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values()))
+        if keyed or torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
         before = global_state(self._device)
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         if not torch.equal(before, global_state(self._device)):
             raise UnkeyedDrawError(
                 f"{func} draws from torch's global generator, so its numbers would depend on which thread runs it; "

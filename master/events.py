@@ -187,6 +187,14 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """Something good to know that needs no action: the step a theorem gave, a run that is finished already."""
+
+    time_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
     """The run is over: `reason` is "finished", "stopped" or "failed"; `text` says why when it failed."""
 
@@ -213,6 +221,7 @@ Event = (
     | Evaluated
     | CheckpointSaved
     | Warned
+    | Noted
     | RunFinished
 )
 KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}

@@ -60,7 +60,7 @@ class OneRun:
         """Run what is left of it. False: it failed (the text is in its summary and its log)."""
         if self._options.resume and self.folder.status() == "finished":
             text = f"run {self.name} is finished already: {self.folder.path} (--no-resume runs it again)"
-            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+            self._stream.emit(events.Noted(time_s=time.time(), text=text))
             return True
         session = await asyncio.to_thread(open_session, self._experiment, self._options.data_root)
         with ExitStack() as stack:
@@ -123,7 +123,7 @@ class OneRun:
     def _emit_start(self, session: Session, done: int, position: int, of: int) -> None:
         e = self._experiment
         for text in session.notes:
-            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+            self._stream.emit(events.Noted(time_s=time.time(), text=text))
         self._stream.emit(
             events.RunStarted(
                 time_s=time.time(),

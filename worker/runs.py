@@ -71,7 +71,7 @@ class Runs:
                 raise MessageError(f"the text of {source.name} is not what its sha256 says")
             logger.info("user code %s (%s) sha256 %s", source.name, source.role, source.sha256)
         body = _body(setup)
-        tables = dict(body["experiment"])
+        tables = body["experiment"]
         tables["sources"] = [
             {"role": s.role, "name": s.name, "sha256": s.sha256, "text": s.text} for s in setup.sources
         ]
@@ -95,7 +95,7 @@ class Runs:
             has_data, why = False, str(error)
         if not has_data:
             logger.info("run %s: the data comes from the master (%s)", setup.run, why)
-            problem = Problem(experiment, _shape(body), Shards(int(body["clients"])), None, None)
+            problem = Problem(experiment, _shape(body), Shards(body["clients"]), None, None)
         self._problems[key] = (problem, has_data)
         while len(self._problems) > _KEPT:
             self._problems.popitem(last=False)
@@ -106,10 +106,9 @@ def _body(setup: messages.Setup) -> dict[str, Any]:
     try:
         body = json.loads(setup.experiment)
         _shape(body)
-        int(body["clients"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return {"experiment": dict(body["experiment"]), "shape": body["shape"], "clients": int(body["clients"])}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MessageError(f"a Setup without a legible experiment: {error}") from error
-    return dict(body)
 
 
 def _shape(body: Mapping[str, Any]) -> Shape:

@@ -117,7 +117,12 @@ def shard_of(message: messages.Shard, buffers: Buffers) -> tuple[Tensor, Tensor]
     tensors = _unpack(message.tensors, buffers)
     if set(tensors) != {"inputs", "targets"}:
         raise MessageError("a Shard holds inputs and targets, nothing else")
-    return tensors["inputs"], tensors["targets"]
+    inputs, targets = tensors["inputs"], tensors["targets"]
+    if inputs.dim() == 0 or targets.dim() == 0 or not 1 <= len(inputs) == len(targets):
+        raise MessageError(
+            f"a Shard of inputs {list(inputs.shape)} and targets {list(targets.shape)}: one each a sample"
+        )
+    return inputs, targets
 
 
 def _pack(tensors: dict[str, Tensor]) -> tuple[list[TensorSpec], list[np.ndarray]]:

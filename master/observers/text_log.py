@@ -13,6 +13,7 @@ from master.events import (
     CheckpointSaved,
     Event,
     Metrics,
+    Noted,
     Paused,
     Resumed,
     RunFinished,
@@ -92,6 +93,7 @@ _DESCRIPTIONS: dict[type, Callable[..., str]] = {
     Resumed: lambda _: "resumed",
     Stopping: lambda event: f"stopping: {event.reason}",
     Warned: lambda event: f"warning: {event.text}",
+    Noted: lambda event: f"note: {event.text}",
     CheckpointSaved: lambda event: f"checkpoint  round {event.round}  {event.path}",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -41,3 +42,13 @@ def test_adaptive_server_optimizers(lab: Any, name: str) -> None:
     lr = 1.0 if name == "adagrad" else 0.1
     x, quadratic = lab.final("fedavg", server={"name": name, "lr": lr}, rounds=150)
     assert np.linalg.norm(x - quadratic.x_star) < 0.02 * np.linalg.norm(quadratic.x_star)
+
+
+@pytest.mark.parametrize("weights", ["size", "uniform"])
+def test_a_round_without_participants_moves_nothing(lab: Any, weights: str) -> None:
+    """Under Poisson sampling nobody may come: x stays where it is, and is not NaN."""
+    table = {"name": "fedavg", "weights": weights}
+    path = lab.path(lab.session(table, sampling="poisson", per_round=1, rounds=40))
+    resting = [bool((a == b).all()) for a, b in itertools.pairwise(path)]
+    assert 5 < sum(resting) < 25  # each of 40 rounds is empty with probability 0.8^5 = 1/3
+    assert np.isfinite(path).all()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,8 @@ from fl_core.memories import ClientMemories
 from fl_core.server import Round, Server
 from fl_core.session import Session, open_session
 from fl_core.state import initial_values
+from protocol.fields import Buffer
+from protocol.headers import decode_header, encode_header
 
 TABLES: dict[str, dict[str, Any]] = {
     "data": {"name": "quadratic", "d": 6, "samples_per_client": 7},
@@ -47,6 +50,13 @@ def experiment_of(files: dict[tuple[Role, str], str] | None = None, **changes: A
         for (role, name), text in (files or {}).items()
     ]
     return Experiment.from_dict({**tables, "sources": sources})
+
+
+def sent_of(packed: tuple[Any, list[np.ndarray]]) -> tuple[Any, list[np.ndarray]]:
+    """What arrives of a message: its header's bytes read again, its buffers in memory of their own."""
+    message, buffers = packed
+    header = encode_header(message, [Buffer(b.nbytes, b.nbytes) for b in buffers])
+    return decode_header(header)[0], [b.copy() for b in buffers]
 
 
 @dataclass
@@ -85,10 +95,10 @@ class Loop:
             return self.execute(round, work)
         broadcast = round.broadcast
         if self.over_wire:
-            broadcast = wire.broadcast_of(*wire.broadcast_message("run", broadcast))
-            work = wire.work_of(*wire.task_message("run", work, 0))
+            broadcast = wire.broadcast_of(*sent_of(wire.broadcast_message("run", broadcast)))
+            work = wire.work_of(*sent_of(wire.task_message("run", work, 0)))
         result = self.runner.run(broadcast, work)
-        return wire.result_of(*wire.result_message("run", work, 0, result)) if self.over_wire else result
+        return wire.result_of(*sent_of(wire.result_message("run", work, 0, result))) if self.over_wire else result
 
     def finish(self, round: Round, results: list[CohortResult]) -> dict[str, float]:
         """Commit the round."""
@@ -124,6 +134,12 @@ def session() -> Callable[..., Session]:
 def loop() -> type[Loop]:
     """The master's round loop without a cluster."""
     return Loop
+
+
+@pytest.fixture(scope="session")
+def sent() -> Callable[[tuple[Any, list[np.ndarray]]], tuple[Any, list[np.ndarray]]]:
+    """Sends a message and its buffers to itself; see `sent_of`."""
+    return sent_of
 
 
 @pytest.fixture

@@ -1,0 +1,150 @@
+"""Device pools: a slot a thread, one thread an operation, and devices by name."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError
+
+import pytest
+import torch
+
+from fl_core.errors import InputError
+from fl_core.execution.pool import DevicePool, Slot, default_threads, parse_devices
+
+CPU = torch.device("cpu")
+
+
+def test_each_thread_has_a_slot_of_its_own() -> None:
+    """Four jobs run at the same time, on four slots."""
+    pool = DevicePool([CPU], 4)
+    together = threading.Barrier(4)
+
+    def job(slot: Slot) -> tuple[int, int, str]:
+        together.wait(30)  # passed only if four run at once
+        return id(slot), threading.get_ident(), slot.device.type
+
+    found = [future.result(30) for future in [pool.submit(job) for _ in range(4)]]
+    pool.close()
+    assert pool.slots == 4
+    assert len({slot for slot, _, _ in found}) == len({thread for _, thread, _ in found}) == 4
+    assert {kind for _, _, kind in found} == {"cpu"}
+
+
+def test_a_slot_keeps_what_its_runs_need() -> None:
+    """A replica made by one job is there for the next one on the slot, until its run is forgotten."""
+    pool = DevicePool([CPU], 1)
+
+    def job(slot: Slot) -> int:
+        replica = slot.replicas.setdefault("a", [0])
+        assert isinstance(replica, list)
+        replica[0] += 1
+        slot.replicas.setdefault("b", 1)
+        return int(replica[0])
+
+    counts = [pool.submit(job).result(30) for _ in range(3)]
+    pool.forget("a")
+    counts.append(pool.submit(job).result(30))
+    kept = pool.submit(lambda slot: sorted(slot.replicas)).result(30)
+    pool.close()
+    assert counts == [1, 2, 3, 1]
+    assert kept == ["a", "b"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_within_an_operation(threads: int) -> None:
+    """As many as the experiment says, whatever the rest of the process uses; autograd stays in the slot's thread."""
+    pool = DevicePool([CPU], 1, intra_op_threads=threads)
+    seen: list[int] = []
+
+    def job(slot: Slot) -> int:
+        x = torch.ones(3, requires_grad=True)
+        y = x * 2
+        y.register_hook(lambda g: seen.append(threading.get_ident()))
+        y.sum().backward()
+        seen.append(threading.get_ident())
+        return torch.get_num_threads()
+
+    assert pool.submit(job).result(30) == threads
+    pool.close()
+    assert seen[0] == seen[1] != threading.get_ident()
+    assert torch.get_num_threads() == 1, "this process's own setting (tests/conftest.py)"
+
+
+def test_a_job_that_raises_is_its_caller_s() -> None:
+    """The error is the future's; the slot works on."""
+    pool = DevicePool([CPU], 1)
+    failed = pool.submit(lambda slot: 1 // len(slot.replicas))
+    assert isinstance(failed.exception(30), ZeroDivisionError)
+    assert pool.submit(lambda slot: 7).result(30) == 7
+    pool.close()
+
+
+def test_closing_waits_for_what_runs_and_drops_what_waits() -> None:
+    """close() returns when the running job has ended; queued ones are cancelled."""
+    pool = DevicePool([CPU], 1)
+    started, go = threading.Event(), threading.Event()
+
+    def job(slot: Slot) -> str:
+        started.set()
+        go.wait(30)
+        return "done"
+
+    running, waiting = pool.submit(job), pool.submit(job)
+    assert started.wait(30)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    with pytest.raises(CancelledError):
+        waiting.result(30)
+    assert not running.done()
+    go.set()
+    closing.join(30)
+    assert running.result(0) == "done"
+
+
+def test_a_slot_on_the_cpu_needs_no_stream() -> None:
+    """active() is a block like any other."""
+    with Slot(CPU).active():
+        assert torch.ones(1).item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "devices"),
+    [("cpu", ["cpu"]), (" CPU ", ["cpu"]), ("none", []), ("cpu,cpu", ["cpu", "cpu"]), ("cpu:3", ["cpu"])],
+)
+def test_devices_by_name(text: str, devices: list[str]) -> None:
+    """The CPU is one device, whatever number is put behind it; "none" is no device."""
+    assert [str(device) for device in parse_devices(text)] == devices
+
+
+def test_auto_is_what_there_is() -> None:
+    """All CUDA devices, else the CPU."""
+    count = torch.cuda.device_count()
+    assert parse_devices("auto") == ([torch.device("cuda", i) for i in range(count)] or [CPU])
+    if count:
+        assert parse_devices("cuda") == [torch.device("cuda", 0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gpu", "--devices gpu: 'gpu' is no device; write auto, cpu, none or cuda:0,cuda:1"),
+        ("", "--devices : '' is no device"),
+        ("cpu,", "--devices cpu,: '' is no device"),
+        ("cuda:x", "--devices cuda:x: 'cuda:x' is no device"),
+        ("meta", "--devices meta: only cpu and cuda devices are supported, not 'meta'"),
+        ("cpu,cuda:99", f"this machine has {torch.cuda.device_count()} CUDA devices, not 'cuda:99'"),
+        ("cpu,auto", "'auto' is no device"),
+    ],
+)
+def test_devices_that_are_not_there(text: str, said: str) -> None:
+    """One line that repeats what was written and says what to write."""
+    with pytest.raises(InputError) as caught:
+        parse_devices(text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_threads_where_none_are_named() -> None:
+    """The usable cores of the CPU; a few streams on a GPU."""
+    assert default_threads(CPU) >= 1
+    assert default_threads(torch.device("cuda", 0)) == 4
