@@ -1,1 +1,1 @@
-"""`python -m benchmarks --quick | --full`: what flspan costs on this machine, against the best loop one writes by hand."""
+"""`python -m benchmarks --quick | --full`: what flspan costs here, against the best loop one writes by hand."""

@@ -50,11 +50,12 @@ class BareLoop:
         w, total = self.workload, torch.zeros_like(self.x)
         for i in torch.randperm(w.population, generator=self.source)[: w.per_round].tolist():
             self.flat.copy_(self.x)
-            self._client(self.inputs[i], self.targets[i])
+            self.client(self.inputs[i], self.targets[i])
             total.add_(self.flat)
         self.x = total.div_(w.per_round)
 
-    def _client(self, inputs: Tensor, targets: Tensor) -> None:
+    def client(self, inputs: Tensor, targets: Tensor) -> None:
+        """The local steps of one client, from where `flat` is."""
         w = self.workload
         order = None if w.batch >= w.samples else torch.randperm(w.samples, generator=self.source)
         for k in range(w.steps):

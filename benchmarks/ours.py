@@ -1,4 +1,4 @@
-"""A workload through the real flmaster, in processes of its own: updates a second, time to first round, memory, bytes."""
+"""A workload through the real flmaster, in its own processes: updates a second, time to first round, memory, bytes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def measure(workload: Workload, way: str, rounds: int) -> Measured:
             raise RuntimeError(f"flmaster ended with {process.returncode}: {errors[-2000:]}")
         events = _read(folder, "events.jsonl")
         metrics = _read(folder, "metrics.jsonl")
-    ends = [e["time_s"] for e in events if e.get("event", e.get("kind", "")).endswith("RoundFinished")]
+    ends = [e["time_s"] for e in events if e["event"] == "RoundFinished"]
     skip = min(_WARM, len(ends) // 2)
     elapsed = ends[-1] - ends[skip]
     count = len(ends) - 1 - skip
@@ -71,7 +71,7 @@ def _read(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 class TreeMemory:
-    """Watches the proportional memory of a process and all its children; `stop` gives the largest sum seen, in bytes."""
+    """Watches the proportional memory of a process and all its children; `stop` gives the largest sum seen."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -81,7 +81,7 @@ class TreeMemory:
         self._thread.start()
 
     def stop(self) -> int:
-        """The peak."""
+        """The peak, in bytes."""
         self._over.set()
         self._thread.join()
         return self._peak

@@ -111,4 +111,4 @@ WORKLOADS = {
         Workload("R", _RESNET, 20, 10, 32, (3, 32, 32), 10, 1, 32, 0.01, 2),
     )
 }
-"""Q: least squares, one full-gradient step. L: logistic regression. C: the 2-conv FedAvg CNN. R: ResNet18, BatchNorm."""
+"""Q: least squares, one full-gradient step. L: logistic regression. C: the FedAvg CNN. R: ResNet18 with BatchNorm."""

@@ -92,7 +92,7 @@ def _on_test_set(problem: Problem, oracle: Oracle, x: Tensor, classes: bool) -> 
     width = 0
     for start in range(0, m, _BATCH):
         batch = targets[start : start + _BATCH]
-        outputs = oracle.outputs(x, inputs[start : start + _BATCH])
+        outputs = oracle.outputs(x, inputs[start : start + _BATCH].clone())  # a model may write into its input
         loss += float(oracle.loss_of(outputs, batch)) * batch.shape[0]
         width = outputs.shape[-1] if outputs.dim() > 1 else 1
         if not classes:

@@ -84,7 +84,7 @@ class Problem:
 
     def oracle(self, device: torch.device | str) -> Oracle:
         """A fresh replica of the model with its loss."""
-        with self._copying:
+        with self._copying, _in_code_of(self.experiment.model.plug):
             model = copy.deepcopy(self._model)
         return Oracle(model, self.loss, self.regularizer, self.dtype, device)
 
@@ -197,6 +197,14 @@ def _given(experiment: Experiment, clients: list[Pair]) -> Shards:
             f"is {experiment.clients.total}, but the data comes in {len(clients)} clients",
             path="clients.total",
         )
+    samples = clients[0][0].shape[1:], clients[0][1].shape[1:]
+    for i, (inputs, targets) in enumerate(clients):
+        if (inputs.shape[1:], targets.shape[1:]) != samples:
+            raise PlugInError(
+                f"{experiment.data.plug.name}: client {i} has inputs {list(inputs.shape)} and targets "
+                f"{list(targets.shape)}; but for the first number they must be as client 0's, "
+                f"{list(clients[0][0].shape)} and {list(clients[0][1].shape)}"
+            )
     return Shards.of_clients(clients)
 
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fl_core.client import Client, Message
+from fl_core.oracle import Oracle
 from fl_core.problem import in_user_code
-from fl_core.randomness import ClientRandomness, UnkeyedDrawError, global_state
+from fl_core.randomness import ClientRandomness, UnkeyedDraws, global_state
 from fl_core.replies import CohortReplies
-from fl_core.server import Server
+from fl_core.server import Round, Server
 from fl_core.state import as_dict, as_tensor, recalled, settled
+from fl_core.tensors import unchanged
 
 if TYPE_CHECKING:
     from fl_core.session import Session
@@ -25,29 +27,21 @@ if TYPE_CHECKING:
 
 def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]:
     """Run a whole experiment; after every round, the server and the round's metrics."""
-    problem, algorithm, work = session.problem, session.algorithm, session.work
     server = session.server()
     memories: dict[int, dict[str, torch.Tensor]] = {}
-    start, owner = problem.initial_memory(algorithm), type(algorithm).__name__
-    oracle = problem.oracle("cpu")
+    oracle = session.problem.oracle("cpu")
     for t in range(1, session.experiment.rounds + 1):
         round = server.begin_round(t)
-        x0, shared, own = round.broadcast.x, round.broadcast.shared, round.broadcast.own
         finished, clients, bits_up = [], [], 0
         for cohort in round.cohorts:
             replies = []
             for i in cohort:
-                memory = recalled(algorithm.Memory, memories.get(i, {}), problem.initial_memory(algorithm))
-                s = algorithm.Broadcast(**shared, **{name: values[i] for name, values in own.items()})
-                oracle.reset_buffers()
-                client = Client(i, t, problem.shard(i), memory, work, oracle)
                 before = global_state(oracle.device)
-                with in_user_code(i), ClientRandomness(client.generator("torch")):
-                    x = client.run(algorithm, x0, s)
-                    reply = as_dict(algorithm.local_state(client, x0, x, s))
-                    memories[i] = settled(client.memory, start, owner)
-                    if not torch.equal(before, global_state(oracle.device)):
-                        raise UnkeyedDrawError("numbers were drawn from torch's global generator")
+                client, reply, memory = _local_work(session, oracle, round, i, memories.get(i, {}))
+                if not torch.equal(before, global_state(oracle.device)):
+                    with UnkeyedDraws(oracle.device):  # raises at what has drawn past the client's own generator
+                        _local_work(session, oracle, round, i, memories.get(i, {}))
+                memories[i] = memory
                 bits_up += sum(8 * _payload_bytes(value) for value in reply.values())
                 replies.append({name: _value(value) for name, value in reply.items()})
                 clients.append(client)
@@ -65,6 +59,23 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
             "bits_down": round.broadcast.bits,
         }
         yield server, metrics
+
+
+def _local_work(
+    session: Session, oracle: Oracle, round: Round, i: int, remembered: dict[str, torch.Tensor]
+) -> tuple[Client, dict[str, Any], dict[str, torch.Tensor]]:
+    """Client i's round: the client after it, its reply, and what it remembers now."""
+    problem, algorithm, sent = session.problem, session.algorithm, round.broadcast
+    memory = recalled(algorithm.Memory, remembered, problem.initial_memory(algorithm))
+    s = algorithm.Broadcast(**sent.shared, **{name: values[i] for name, values in sent.own.items()})
+    oracle.reset_buffers()
+    client = Client(i, round.number, problem.shard(i), memory, session.work, oracle)
+    data = {"inputs": client.inputs, "targets": client.targets}
+    with in_user_code(i), unchanged(x0=sent.x, s=vars(s), client=data), ClientRandomness(client.generator("torch")):
+        x = client.run(algorithm, sent.x, s)
+        reply = as_dict(algorithm.local_state(client, sent.x, x, s))
+        kept = settled(client.memory, problem.initial_memory(algorithm), type(algorithm).__name__)
+    return client, reply, kept
 
 
 def _value(field: Any) -> torch.Tensor:

@@ -89,7 +89,7 @@ class Server:
         self.tau = tau
         self._clients = experiment.clients
         self.per_round = self.n if self._clients.sampling == "full" else self._clients.per_round
-        self._cohort = cohort_size(experiment.execution.cohort, experiment.clients.per_round)
+        self._cohort = cohort_size(experiment.execution.cohort, experiment.clients.per_round, self.d)
         self._downlink = downlink
         self._received = x0.clone()  # the model as clients hold it: x itself unless the downlink compresses
         self._next_received = self._received

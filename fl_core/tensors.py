@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +24,33 @@ DTYPES: dict[str, torch.dtype] = {
 """Every type that may cross, by the name it crosses under."""
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class ChangedInPlaceError(RuntimeError):
+    """Code that runs for one client wrote into a tensor that others share."""
+
+
+@contextmanager
+def unchanged(**shared: Tensor | Mapping[str, object]) -> Iterator[None]:
+    """Within it, nobody may write into these tensors (or, by name, those of a mapping): they are everyone's.
+
+    Raises:
+        ChangedInPlaceError: someone did; the text names the tensor.
+    """
+    named = {
+        name if key is None else f"{name}.{key}": value
+        for name, given in shared.items()
+        for key, value in (given.items() if isinstance(given, Mapping) else [(None, given)])
+        if isinstance(value, Tensor)
+    }
+    before = {name: tensor._version for name, tensor in named.items()}
+    yield
+    for name, tensor in named.items():
+        if tensor._version != before[name]:
+            raise ChangedInPlaceError(
+                f"{name} was changed in place, but other clients share it: work on a copy "
+                "(a first layer with inplace=True also writes into the client's data)"
+            )
 
 
 def bytes_of(tensor: Tensor) -> np.ndarray:

@@ -246,7 +246,7 @@ class RoundLoop:
             if value is not None and better * value <= better * threshold:
                 self._stop_reached = True
         unmeasured = [name for name, value in found.items() if math.isnan(value)]
-        if unmeasured:
+        if unmeasured and not self._diverged:
             self._diverged = f"round {number}: {unmeasured[0]} is NaN: the method diverges; try a smaller step size"
             self._stopping = True
 

@@ -20,6 +20,7 @@ from fl_core.randomness import ClientRandomness, UnkeyedDraws, generator, global
 from fl_core.replies import CohortReplies
 from fl_core.server import Broadcast
 from fl_core.state import State, as_dict, as_tensor, fields_of, recalled, settled
+from fl_core.tensors import unchanged
 
 if TYPE_CHECKING:
     from fl_core.algorithm import Algorithm
@@ -104,6 +105,7 @@ class CohortRunner:
         self.work = work
         self.device = device
         self.oracle = problem.oracle(device)
+        self._declared = problem.initial_memory(algorithm, device)
         self._files = tuple(files)
         self._keyed: bool | None = None  # whether clients draw from generators of their own; None: not known yet
 
@@ -141,19 +143,20 @@ class CohortRunner:
         i = work.clients[row]
         with self._blamed_on(i):
             rows = {name: stack[row] for name, stack in work.memory.items()}
-            start = self.problem.initial_memory(self.algorithm, self.device)
             memory = recalled(self.algorithm.Memory, rows, self.problem.initial_memory(self.algorithm, self.device))
             own = {name: stack[row].to(self.device) for name, stack in work.own.items()}
             s = self.algorithm.Broadcast(**broadcast.shared, **own)
             self.oracle.reset_buffers()
             client = Client(i, work.round, self.problem.shard(i, self.device), memory, self.work, self.oracle)
-            x = client.run(self.algorithm, broadcast.x, s)
-            reply = self.algorithm.local_state(client, broadcast.x, x, s)
+            data = {"inputs": client.inputs, "targets": client.targets}
+            with unchanged(x0=broadcast.x, s=vars(s), client=data):
+                x = client.run(self.algorithm, broadcast.x, s)
+                reply = self.algorithm.local_state(client, broadcast.x, x, s)
             owner = type(self.algorithm).__name__
             if not isinstance(reply, State):
                 raise PlugInError(f"{owner}.local_state must return self.Reply(...), not {type(reply).__name__}")
             _check_finite(reply, i, work.round)
-            return _Finished(client, reply, settled(client.memory, start, owner))
+            return _Finished(client, reply, settled(client.memory, self._declared, owner))
 
     @contextmanager
     def _blamed_on(self, client: int) -> Iterator[None]:

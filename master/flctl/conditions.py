@@ -73,8 +73,8 @@ def check_key(key: str, runs: list[StoredRun], option: str) -> None:
     known = keys_of(runs)
     if key in known:
         return
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    near = near or [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    near = [name for name in known if name.rpartition(".")[2] == key][-1:]  # "lr": that of the server
+    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f'did you mean "{near[0]}"?' if near else "flctl show RUN lists what there is"
     raise InputError(f"{option} {key}: no run has such a setting or metric; {hint}")
 

@@ -108,9 +108,9 @@ def _theory(groups: Sequence[Group], panel: Panel, options: PlotOptions, notes: 
     from master.plotting.theory import NoLineError, line
 
     found = []
-    for index, (group, measured) in enumerate(zip(groups, list(panel.curves), strict=True)):
+    for group, measured in zip(groups, list(panel.curves), strict=True):
         try:
-            found.append(line(group, measured, panel.y, index, gap=options.subtract == "f*", root=options.data_root))
+            found.append(line(group, measured, panel.y, gap=options.subtract == "f*", root=options.data_root))
         except NoLineError as reason:
             text = f"no theory line for {measured.label} ({words(panel.y).definition.split(',')[0]}): {reason}"
             if text not in notes:

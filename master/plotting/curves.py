@@ -40,6 +40,7 @@ class Curve:
         x, y: mean over the runs (y the median with quantile bands). x_std: deviation of x between runs.
         low, high: the band, or None for a single run. Where mean - deviation <= 0 < least run, low is the least run.
         kind: "runs", "theory" or "overlay": how it is drawn.
+        beside: of a theory line, the label of the curve it belongs to.
     """
 
     label: str
@@ -51,7 +52,7 @@ class Curve:
     high: Floats | None = None
     runs: int = 0
     kind: Literal["runs", "theory", "overlay"] = "runs"
-    colour: int | None = None
+    beside: str = ""
 
     def where(self, kept: npt.NDArray[np.bool_]) -> Curve:
         """The curve with some of its points only."""
@@ -221,10 +222,12 @@ def finite(values: Floats) -> Floats:
 
 
 def spans_decades(curves: Sequence[Curve]) -> bool:
-    """Whether a log axis suits y: nothing negative, and positive values over more than 1.5 decades."""
+    """Whether a log axis suits y: nothing negative beyond rounding, and positive values over more than 1.5 decades."""
     values = np.concatenate([finite(c.y) for c in curves] or [np.zeros(0)])
     positive = values[values > 0]
-    return bool(len(positive) and not (values < 0).any() and math.log10(positive.max() / positive.min()) > 1.5)
+    if not len(positive) or values.min() < -1e-9 * values.max():
+        return False
+    return math.log10(positive.max() / positive.min()) > 1.5
 
 
 __all__ = ["Band", "Curve", "Group", "Label", "Panel", "by_difference", "curve", "finite", "grouped", "in_order",

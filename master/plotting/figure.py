@@ -36,6 +36,7 @@ class Look:
     xlim: tuple[float, float] | None = None
     ylim: tuple[float, float] | None = None
     minus: str = ""  # what was subtracted from y, for its label
+    names_theory: bool = True  # whether the legend names theory lines; of several a note in the corner tells
 
 
 def save(panels: Sequence[Panel], rows: int, look: Look, path: Path) -> None:
@@ -55,6 +56,7 @@ def draw(panels: Sequence[Panel], rows: int, look: Look) -> Figure:
     shown = list(grid.flat)
     if look.logx:
         panels = [_without_origin(panel) for panel in panels]
+    look = replace(look, names_theory=sum(c.kind == "theory" for p in panels for c in p.curves) <= 1)
     colours, logs = _colours(panels), []
     for axes, panel in zip(shown, panels, strict=False):
         beside = [
@@ -65,6 +67,7 @@ def draw(panels: Sequence[Panel], rows: int, look: Look) -> Figure:
         _draw_panel(axes, panel, look, _floor(beside) if logy else None, colours)
         _limit(axes, panel, beside, look, logy)
         _ticks(axes, panel, look, logy)
+        _note(axes, panel, look, logy)
     for axes in shown[len(panels) :]:
         axes.remove()
     _name_axes(grid, panels, look, logs)
@@ -96,8 +99,9 @@ def _draw_panel(axes: Axes, panel: Panel, look: Look, floor: float | None, colou
         if curve.kind == "runs":
             _draw_runs(axes, curve, colours[curve.label], floor)
         elif curve.kind == "theory":
-            colour = GREY if curve.colour is None else COLOURS[curve.colour % len(COLOURS)]
-            axes.plot(curve.x, curve.y, color=colour, lw=0.9, ls=(0, (1, 2)), label=curve.label, zorder=1.8)
+            colour = COLOURS[colours[curve.beside] % len(COLOURS)] if curve.beside in colours else GREY
+            named = curve.label if look.names_theory else None
+            axes.plot(curve.x, curve.y, color=colour, lw=0.9, ls=(0, (1, 2)), label=named, zorder=1.8)
         else:
             _draw_overlay(axes, curve, overlays, colours, floor)
             overlays += 1
@@ -113,9 +117,10 @@ def _draw_runs(axes: Axes, curve: Curve, index: int, floor: float | None) -> Non
         low, high = _raised(curve.low, floor), _raised(curve.high, floor)
         axes.fill_between(curve.x, low, high, color=colour, alpha=0.16, lw=0, zorder=1.5)
     if floor is not None and bool((curve.y <= 0).any()):
-        at_zero = curve.y <= 0
-        axes.plot(curve.x[at_zero], y[at_zero], ls="none", marker="v", ms=3.5, mfc="white", mec=colour, mew=0.8,
-                  zorder=3.5, clip_on=False)  # fmt: skip
+        at_zero = np.flatnonzero(curve.y <= 0)
+        at_zero = at_zero[:: max(1, len(at_zero) // 8)]  # a few say it
+        look: Any = {"ls": "none", "marker": "v", "ms": 3.5, "mfc": "white", "mec": colour, "mew": 0.8}
+        axes.plot(curve.x[at_zero], y[at_zero], zorder=3.5, clip_on=False, **look)
 
 
 def _draw_overlay(axes: Axes, curve: Curve, number: int, colours: dict[str, int], floor: float | None) -> None:
@@ -159,9 +164,18 @@ def _limit(axes: Axes, panel: Panel, beside: Sequence[Curve], look: Look, logy: 
         bottom, top = _floor(beside) if zeros else float(ys[ys > 0].min()), float(ys.max())
         span = math.log10(top / bottom)
         axes.set_ylim(bottom / 10 ** (0.05 * span + 0.02), top * 10 ** (0.06 * span + 0.02))
-        if zeros:
-            axes.annotate("▽ = 0", (0, 0), xycoords="axes fraction", xytext=(4, 4), textcoords="offset points",
-                          fontsize=6.5, color=GREY)  # fmt: skip
+
+
+def _note(axes: Axes, panel: Panel, look: Look, logy: bool) -> None:
+    """What the marks in the panel mean, small and above its corner."""
+    notes = []
+    if logy and any(bool((c.y <= 0).any()) for c in panel.curves if c.kind == "runs"):
+        notes.append("▽ at or below 0")
+    if not look.names_theory and any(c.kind == "theory" for c in panel.curves):
+        notes.append("dotted: rate of the theorem")
+    if notes:
+        at: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, 2), "ha": "right"}
+        axes.annotate("   ".join(notes), (1, 1), fontsize=6.5, color=GREY, **at)
 
 
 def _ticks(axes: Axes, panel: Panel, look: Look, logy: bool) -> None:
@@ -227,7 +241,7 @@ def _explain(figure: Figure, shown: Sequence[Axes], panels: Sequence[Panel], loo
     elif kind == "inside":
         shown[0].legend(handles.values(), handles.keys(), loc="best", frameon=True, framealpha=0.9, edgecolor="none")
     elif kind == "below" and handles:
-        legend_below(figure, handles)
+        legend_below(figure, handles, grow=look.size is None)
 
 
 __all__ = ["FORMATS", "Legend", "Look", "draw", "save"]

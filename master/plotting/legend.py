@@ -46,12 +46,14 @@ def end_labels(figure: Figure, axes: Axes) -> None:
         )
 
 
-def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """One legend for all panels, in as many columns as fit the figure's width."""
+def legend_below(figure: Figure, handles: Mapping[str, Any], grow: bool) -> None:
+    """One legend for all panels, in as many columns as fit the figure's width; `grow`: the figure makes room for it."""
     widest = max(len(label) for label in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() * 72 / (widest * 4.6 + 40))))
     rows = math.ceil(len(handles) / columns)
     columns = math.ceil(len(handles) / rows)  # rows of about the same length
+    if grow:
+        figure.set_figheight(figure.get_figheight() + 0.17 * (rows - 1))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, columnspacing=1.6)
 
 

@@ -11,12 +11,12 @@ DASHES: tuple[Any, ...] = (
     "solid",
     (0, (5.0, 1.6)),
     (0, (5.0, 1.4, 1.2, 1.4)),
-    (0, (1.4, 1.2)),
+    (0, (9.0, 1.4, 1.6, 1.4)),
     (0, (8.0, 1.6)),
     (0, (5.0, 1.2, 1.2, 1.2, 1.2, 1.2)),
     (0, (3.0, 1.2)),
 )
-"""A style of line for each curve: a black and white print still tells them apart."""
+"""A style of line for each curve: a black and white print still tells them apart. Dots are left to theory."""
 
 INK, GREY, GRID = "#222222", "#777777", "#E4E4E4"
 OVERLAY_MARKERS = "osD^v<>P"

@@ -28,12 +28,15 @@ _GRADIENT_DESCENT = (
 )
 """Methods that are gradient descent with one full step, all clients and no compression."""
 
+_TO_A_FLOOR = ("dcgd", "fedavg", "fedprox", "fednova", "ef14")
+"""Methods whose theorem has one more term, in sigma*^2: a line without it would promise too much."""
+
 
 class NoLineError(Exception):
     """There is no line; the text says why."""
 
 
-def line(group: Group, measured: Curve, y: str, colour: int, *, gap: bool, root: Path | None) -> Curve:
+def line(group: Group, measured: Curve, y: str, *, gap: bool, root: Path | None) -> Curve:
     """The theorem's slope beside a measured curve.
 
     Args:
@@ -51,7 +54,7 @@ def line(group: Group, measured: Curve, y: str, colour: int, *, gap: bool, root:
     rounds = measured.rounds - measured.rounds[0]
     values = measured.y[0] * np.power(per_round, rounds)
     label = f"{name}, ×{per_round:.4g} a round"
-    return Curve(label, measured.x, values, measured.rounds, kind="theory", colour=colour)
+    return Curve(label, measured.x, values, measured.rounds, kind="theory", beside=measured.label)
 
 
 def rate(run: StoredRun, root: Path | None) -> tuple[float, str]:
@@ -99,6 +102,9 @@ def _of_theorem(session: Session, constants: Constants) -> tuple[float, str]:
     if step is None or step.rate is None:
         raise NoLineError("its theorem gives a step but no linear rate here (mu = 0, or f is not convex)")
     _check_gradients(session)
+    exact = setting.omega == 0.0 and setting.n == setting.S
+    if session.experiment.algorithm.name in _TO_A_FLOOR and not exact and constants.sigma_star_sq != 0.0:
+        raise NoLineError("where clients differ its theorem leads to a neighbourhood of x*, not to x*")
     return step.rate, f"{session.experiment.algorithm.name} theorem"
 
 

@@ -27,6 +27,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "clients": {"total": 5},
     "local": {"steps": 2, "batch_size": 3, "optimizer": {"name": "sgd", "lr": 0.1}},
     "algorithm": {"name": "fedavg"},
+    "execution": {"cohort": 1},
 }
 
 

@@ -214,6 +214,29 @@ def test_an_evaluation_changes_nothing(experiment: MakeExperiment) -> None:
     assert evaluate(p, oracle, x, EVALUATED_METRICS) == first
 
 
+def test_a_model_that_writes_into_its_input(experiment: MakeExperiment) -> None:
+    """It normalises in place: the data is not changed by being evaluated."""
+    text = """\
+import torch
+
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).div_(0.1))
+
+def build(**options):
+    return Net(4, 1)
+"""
+    files = {("model", "my_model.py"): text}
+    e = experiment(files, model={"name": "my_model.py", "loss": "mse", "dtype": "float64"}, clients={"total": 6})
+    test = (torch.ones(5, FEATURES, dtype=torch.float64), torch.ones(5, dtype=torch.float64))
+    p = Problem(e, Shape((FEATURES,), 1, None), Shards.of_clients(clients(real)), test, None)
+    digest, oracle = p.shards.digest(), p.oracle("cpu")
+    first = evaluate(p, oracle, p.x0, ["f", "loss"])
+    assert evaluate(p, oracle, p.x0, ["f", "loss"]) == first
+    assert p.shards.digest() == digest
+    assert bool((test[0] == 1).all())
+
+
 @pytest.mark.usefixtures("global_generator_untouched")
 def test_a_model_that_draws_in_evaluation(experiment: MakeExperiment) -> None:
     """Dropout called as a function drops in evaluation too: by the same numbers each time, and not the threads'."""

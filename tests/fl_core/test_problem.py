@@ -241,6 +241,21 @@ def test_files_that_return_something_else(experiment: MakeExperiment, data: str,
         assemble(with_files(experiment, data, model))
 
 
+def test_clients_whose_samples_differ_in_shape(experiment: MakeExperiment) -> None:
+    """The error names file, client and shapes."""
+    data = REGRESSION.replace("(a + 1, a.sum(1) - 1)", "(a[:, :3], a.sum(1))")
+    with pytest.raises(PlugInError, match=r"my_data.py: client 1 has inputs \[3, 3\] and targets \[3\]"):
+        assemble(with_files(experiment, data))
+
+
+def test_a_model_that_cannot_be_copied(experiment: MakeExperiment) -> None:
+    """Every slot needs a replica: what prevents it is the user's code."""
+    model = MODEL.replace("    return model", "    model.lock = __import__('threading').Lock()\n    return model")
+    problem = assemble(with_files(experiment, REGRESSION, model))
+    with pytest.raises(UserCodeError, match=r"TypeError.*lock"):
+        problem.oracle("cpu")
+
+
 def test_a_model_without_parameters(experiment: MakeExperiment) -> None:
     """There is nothing to train."""
     model = "import torch\n\ndef build(**options):\n    return torch.nn.Identity()\n"

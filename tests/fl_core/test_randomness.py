@@ -340,6 +340,22 @@ def test_what_is_keyed_is_not_noticed(name: str) -> None:
         CASES[name]({})
 
 
+@pytest.mark.parametrize("keyed", [True, False])
+def test_another_thread_s_draw_is_not_blamed_on_a_keyed_operation(keyed: bool) -> None:
+    """An operation that has a generator is keyed, even if the global state moves meanwhile."""
+
+    class Operation:
+        tags = (torch.Tag.nondeterministic_seeded,)
+
+        def __call__(self, **arguments: object) -> float:
+            return float(torch.rand(()))  # as if another thread had drawn while it ran
+
+    arguments = {"generator": source()} if keyed else {}
+    expected = contextlib.nullcontext() if keyed else pytest.raises(UnkeyedDrawError)
+    with expected:
+        UnkeyedDraws(CPU).__torch_dispatch__(Operation(), (), (), arguments)
+
+
 def test_models_that_draw_nothing_pass() -> None:
     """A model with attention and an LSTM but no dropout is not blamed, forward or backward."""
     attention, lstm, drop = nn.MultiheadAttention(4, 2), nn.LSTM(4, 4, num_layers=2), nn.Dropout(0.5)

@@ -102,3 +102,20 @@ def test_cohorts_are_consecutive_and_complete(size: int) -> None:
 def test_cohort_sizes(choice: int | str, per_round: int, size: int) -> None:
     """The experiment's number; else about eight tasks a round, of at most 64 clients: never a matter of the cluster."""
     assert cohort_size(choice, per_round) == size
+
+
+@pytest.mark.parametrize(
+    ("per_round", "d", "size"),
+    [
+        (100, 20, 100),
+        (5000, 20, 1000),
+        (500, 100, 500),
+        (500, 784, 64),
+        (100, 7850, 50),
+        (400, 7850, 64),
+        (100, 10**6, 13),
+    ],
+)
+def test_cohorts_of_small_models_are_large(per_round: int, d: int, size: int) -> None:
+    """What runs as one computation is cut as little as memory and two cores ask for."""
+    assert cohort_size("auto", per_round, d) == size

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from fl_core.tensors import DTYPES, NAMES, bytes_of, tensor_of
+from fl_core.tensors import DTYPES, NAMES, ChangedInPlaceError, bytes_of, tensor_of, unchanged
 from protocol.fields import DTYPE_BYTES
 
 
@@ -79,3 +81,34 @@ def test_the_protocol_knows_the_same_types() -> None:
     """The names and sizes here are those of the wire's schema."""
     assert {name: dtype.itemsize for name, dtype in DTYPES.items()} == DTYPE_BYTES
     assert {NAMES[dtype] for dtype in DTYPES.values()} == set(DTYPES)
+
+
+def test_a_tensor_that_is_everyone_s_may_be_read() -> None:
+    """Reading, copying, and writing into copies are fine; numbers among a record's fields are left alone."""
+    x = torch.ones(3)
+    with unchanged(x0=x, s={"c": x, "rate": 0.5}):
+        y = x.clone().add_(1) + x[1:].sum()
+    assert y.tolist() == [4.0, 4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (lambda x, c: x.add_(1), "x0"),
+        (lambda x, c: x[1:].zero_(), "x0"),
+        (lambda x, c: c.view(-1).mul_(2), r"s\.c"),
+        (lambda x, c: torch.add(x, 1, out=c), r"s\.c"),
+    ],
+)
+def test_a_tensor_that_is_everyone_s_may_not_be_written(write: Any, name: str) -> None:
+    """In place, through a view, as an output: the error names the tensor."""
+    x, c = torch.ones(3), torch.ones(3)
+    with pytest.raises(ChangedInPlaceError, match=rf"^{name} was changed in place"), unchanged(x0=x, s={"c": c}):
+        write(x, c)
+
+
+def test_another_error_comes_first() -> None:
+    """What the code itself raised is what is seen."""
+    x = torch.ones(3)
+    with pytest.raises(ZeroDivisionError), unchanged(x0=x):
+        x.add_(1 // 0)

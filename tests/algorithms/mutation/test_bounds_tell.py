@@ -11,6 +11,7 @@ from __future__ import annotations
 import pytest
 
 from tests.algorithms.mutation import mutants
+from tests.algorithms.mutation import mutants_of_memories as memories
 from tests.algorithms.statistics.counterexample import exact_factor, factors, with_method
 from tests.algorithms.statistics.rates import BOUNDED, excess_over_attained_bound
 from tests.algorithms.statistics.trials import Swap
@@ -24,12 +25,12 @@ MUTANTS: list[tuple[str, str, Swap]] = [
     ("marina, rare", "x_prev after the step", Swap(mutants.MarinaStale)),
     ("marina", "1/n forgotten", Swap(mutants.MarinaSum)),
     ("pp-marina", "sync of the sampled", Swap(mutants.PPMarinaSyncsSampled)),
-    ("ef21", "1/n forgotten", Swap(mutants.EF21Sum)),
-    ("ef21-pp", "mean of participants' g_i", Swap(mutants.EF21PPParticipants)),
-    ("ef21-pp", "|S|/n forgotten", Swap(mutants.EF21PPMean)),
-    ("scaffold, some", "c_i never written", Swap(mutants.ScaffoldForgets)),
-    ("scaffold, some", "c_i not what was sent", Swap(mutants.ScaffoldWholeMemory)),
-    ("scaffold, some", "wrong sign", Swap(mutants.ScaffoldWrongSign)),
+    ("ef21", "1/n forgotten", Swap(memories.EF21Sum)),
+    ("ef21-pp", "mean of participants' g_i", Swap(memories.EF21PPParticipants)),
+    ("ef21-pp", "|S|/n forgotten", Swap(memories.EF21PPMean)),
+    ("scaffold, some", "c_i never written", Swap(memories.ScaffoldForgets)),
+    ("scaffold, some", "c_i not what was sent", Swap(memories.ScaffoldWholeMemory)),
+    ("scaffold, some", "wrong sign", Swap(memories.ScaffoldWrongSign)),
 ]
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tests.algorithms.mutation import mutants
+from tests.algorithms.mutation import mutants_of_memories as memories
 from tests.algorithms.statistics.cases import CASES, Z_BOUND
 from tests.algorithms.statistics.trials import Swap
 
-SEEDS = 100
-"""Half of those of the check itself: what fails with these fails with all."""
+LOOKS = ((30, 2.0 * Z_BOUND), (100, Z_BOUND))
+"""Runs, and what is beyond chance. Most mutants are told by the first; the check itself has 120 runs."""
 
 MUTANTS: list[tuple[str, str, Swap]] = [
     ("dcgd, rand-1", "d/K forgotten", Swap(uplink=mutants.unscaled)),
@@ -39,25 +40,25 @@ MUTANTS: list[tuple[str, str, Swap]] = [
     ("marina, some", "sync of the sampled", Swap(mutants.MarinaSyncsSampled)),
     ("pp-marina, some", "sync of the sampled", Swap(mutants.PPMarinaSyncsSampled)),
     ("pp-marina, some", "p without r/n", Swap(mutants.PPMarinaOften)),
-    ("ef21, rand-1", "1/n forgotten", Swap(mutants.EF21Sum)),
-    ("ef21, rand-1", "g one round late", Swap(mutants.EF21Late)),
-    ("ef21-pp, some", "mean of participants' g_i", Swap(mutants.EF21PPParticipants)),
-    ("ef21-pp, some", "|S|/n forgotten", Swap(mutants.EF21PPMean)),
-    ("scaffold 2, some", "|S|/n forgotten", Swap(mutants.ScaffoldMean)),
-    ("scaffold 2, some", "c_i never written", Swap(mutants.ScaffoldForgets)),
-    ("scaffold 1, some", "c_i never written", Swap(mutants.ScaffoldForgets)),
-    ("scaffold 2, some", "c_i not what was sent", Swap(mutants.ScaffoldWholeMemory)),
-    ("scaffold 2, some", "wrong sign", Swap(mutants.ScaffoldWrongSign)),
-    ("scaffold 2, some", "one mask for both", Swap(mutants.ScaffoldOneMask)),
-    ("frecon, alike", "one mask for both", Swap(mutants.FreconOneMask)),
-    ("frecon, some", "u_i at x^t", Swap(mutants.FreconCurrent)),
-    ("frecon, some", "h += alpha mean over S", Swap(mutants.FreconMeanOverS)),
-    ("frecon, some", "x_prev after the step", Swap(mutants.FreconStale)),
+    ("ef21, rand-1", "1/n forgotten", Swap(memories.EF21Sum)),
+    ("ef21, rand-1", "g one round late", Swap(memories.EF21Late)),
+    ("ef21-pp, some", "mean of participants' g_i", Swap(memories.EF21PPParticipants)),
+    ("ef21-pp, some", "|S|/n forgotten", Swap(memories.EF21PPMean)),
+    ("scaffold 2, some", "|S|/n forgotten", Swap(memories.ScaffoldMean)),
+    ("scaffold 2, some", "c_i never written", Swap(memories.ScaffoldForgets)),
+    ("scaffold 1, some", "c_i never written", Swap(memories.ScaffoldForgets)),
+    ("scaffold 2, some", "c_i not what was sent", Swap(memories.ScaffoldWholeMemory)),
+    ("scaffold 2, some", "wrong sign", Swap(memories.ScaffoldWrongSign)),
+    ("scaffold 2, some", "one mask for both", Swap(memories.ScaffoldOneMask)),
+    ("frecon, alike", "one mask for both", Swap(memories.FreconOneMask)),
+    ("frecon, some", "u_i at x^t", Swap(memories.FreconCurrent)),
+    ("frecon, some", "h += alpha mean over S", Swap(memories.FreconMeanOverS)),
+    ("frecon, some", "x_prev after the step", Swap(memories.FreconStale)),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "slip", "swap"), MUTANTS, ids=[f"{case}: {slip}" for case, slip, _ in MUTANTS])
 def test_a_mutant_is_told_from_the_method(case: str, slip: str, swap: Swap) -> None:
-    """Over 100 runs some moment is off by more than the bound."""
-    assert np.abs(CASES[case].scores(SEEDS, swap)).max() > Z_BOUND
+    """Some moment is off by twice the bound over 30 runs, or by more than the bound over 100."""
+    assert any(np.abs(CASES[case].scores(runs, swap)).max() > bound for runs, bound in LOOKS)

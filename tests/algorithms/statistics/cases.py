@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.algorithms.statistics import exact_moments as exact
+from tests.algorithms.statistics import exact_methods as exact
+from tests.algorithms.statistics import exact_moments as chances
 from tests.algorithms.statistics.exact_moments import Floats, Mask, Quadratic, Recursion, Sample
 from tests.algorithms.statistics.trials import Swap, Table, Trial, observed, quadratic_of
 
@@ -35,11 +36,11 @@ class Chance:
 
     @property
     def masks(self) -> list[Mask]:
-        return exact.lazy(D, self.p or 1.0) if self.k is None else exact.randk(D, self.k)
+        return chances.lazy(D, self.p or 1.0) if self.k is None else chances.randk(D, self.k)
 
     @property
     def samples(self) -> list[Sample]:
-        drawn = exact.poisson if self.sampling == "poisson" else exact.uniform
+        drawn = chances.poisson if self.sampling == "poisson" else chances.uniform
         return drawn(N, self.per_round)
 
     @property

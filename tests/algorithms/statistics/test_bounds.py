@@ -1,4 +1,4 @@
-"""With the step their theorems allow, methods are no slower than the theorems say; and Top-1 alone diverges as it must."""
+"""With the steps their theorems allow, methods are no slower than these say; and Top-1 alone diverges as it must."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.algorithms.statistics.trials import Trial, play, quadratic_of
 @pytest.mark.slow
 @pytest.mark.parametrize("case", BOUNDED)
 def test_linear_rate_is_the_theorems_or_better(case: str) -> None:
-    """In every round, as a mean over seeds, what the theorem bounds is below rate^t times its start (plus the floor)."""
+    """In every round, as a mean over seeds, what the theorem bounds is below rate^t times its start, plus the floor."""
     outcome = BOUNDED[case].outcome()
     assert outcome.worst <= 1.0
     if not BOUNDED[case].floor:

@@ -49,7 +49,8 @@ RIGHT = {
 WRONG = {
     "a counter of the module's own": (
         "any order",
-        {"before": "calls = []", "local": "calls.append(1)\n        " + RIGHT["local"].replace("m.value", "m.value / len(calls)")},
+        {"before": "calls = []",
+         "local": "calls.append(1)\n        " + RIGHT["local"].replace("m.value", "m.value / len(calls)")},
     ),
     "numbers from Python's own generator": (
         "deterministic",
@@ -69,7 +70,8 @@ WRONG = {
     ),
     "the server's state changed in place": (
         "pure methods",
-        {"gradient": "server.state.h.add_(replies.mean('m'))\n        return server.state.h", "state": "return server.state"},
+        {"gradient": "server.state.h.add_(replies.mean('m'))\n        return server.state.h",
+         "state": "return server.state"},
     ),
     "replies written to": (
         "pure methods",
@@ -111,7 +113,8 @@ WRONG = {
     "state the checkpoint does not have": (
         "resumes",
         {"before": "import weakref\nmeans = weakref.WeakKeyDictionary()",
-         "state": "means[server] = g + 0.5 * means.get(server, 0 * g)\n        return self.ServerState(h=means[server])"},
+         "state": "means[server] = g + 0.5 * means.get(server, 0 * g)\n"
+                  "        return self.ServerState(h=means[server])"},
     ),
 }  # fmt: skip
 
@@ -126,6 +129,7 @@ def subject(tmp_path: Path, name: str = "mine.py", **parts: str) -> AlgorithmSub
 
 
 def outcomes(findings: list[Finding]) -> dict[str, str]:
+    """Property -> outcome."""
     return {finding.property: finding.outcome for finding in findings}
 
 

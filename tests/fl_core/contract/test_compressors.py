@@ -47,7 +47,8 @@ class Halves(Compressor):
         return {delta}
 """
 RIGHT = {
-    "mask": "return torch.stack([torch.bernoulli(torch.full((d,), self.p), generator=g) for g in generators]).to(dtype)",
+    "mask": "masks = [torch.bernoulli(torch.full((d,), self.p), generator=g) for g in generators]\n"
+    "        return torch.stack(masks).to(dtype)",
     "check": "check_stack(x, generators)",
     "value": "x / self.p * self._mask(x.shape[1], generators, x.dtype)",
     "after": "pass",
@@ -71,7 +72,8 @@ WRONG = {
     "a count of half the bytes": ("sizes", {"bits": "d * value_bits(dtype) / 2"}),
     "any length is decoded": ("wrong bytes", {"length": "payload = payload[: payload.size // (like.dtype.itemsize)"
                                                         " * like.dtype.itemsize]"}),
-    "a division by the norm": ("zero vector", {"value": "x / x.norm(dim=1, keepdim=True) * x.norm(dim=1, keepdim=True)"}),
+    "a division by the norm": (
+        "zero vector", {"value": "x / x.norm(dim=1, keepdim=True) * x.norm(dim=1, keepdim=True)"}),
     "NaN goes through": ("not finite", {"check": "pass"}),
     "no rescaling": ("unbiased (omega)", {"value": "x * self._mask(x.shape[1], generators, x.dtype)"}),
     "an omega too small": ("unbiased (omega)", {"omega": "0.9 * (1 / self.p - 1)"}),
@@ -81,6 +83,7 @@ WRONG = {
 
 
 def subject(tmp_path: Path, **parts: str) -> CompressorSubject:
+    """A file with the right compressor, some of its parts replaced."""
     path = tmp_path / "halves.py"
     path.write_text(HEAD.format(**(RIGHT | parts)))
     found = read_subject(str(path))
@@ -89,6 +92,7 @@ def subject(tmp_path: Path, **parts: str) -> CompressorSubject:
 
 
 def outcomes(findings: list[Finding]) -> dict[str, str]:
+    """Property -> outcome."""
     return {finding.property: finding.outcome for finding in findings}
 
 

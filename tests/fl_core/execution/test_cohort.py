@@ -288,6 +288,33 @@ def test_a_message_that_is_no_number_is_named(session: MakeSession) -> None:
         runner(s).run(broadcast(s), work(2, 3))
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [("x0.mul_(2)", "x0"), ("client.inputs[0] -= 1", r"client\.inputs"), ("s.c.zero_()", r"s\.c")],
+)
+def test_what_is_everyone_s_may_not_be_changed(session: MakeSession, line: str, name: str) -> None:
+    """A method that writes into x0, a Broadcast field or its data would change other clients' numbers: it fails."""
+    body = (
+        "class ServerState:\n    c: Tensor = zeros()\n\nclass Broadcast:\n    c: Tensor\n\n"
+        "def local_state(self, client, x0, x, s):\n"
+        f"    {line}\n"
+        "    return self.Reply(delta=client.compress(x - x0))"
+    )
+    s = session(**method(body))
+    sent = Broadcast(1, s.problem.x0.clone(), {"c": torch.ones(6, dtype=torch.float64)})
+    with pytest.raises(UserCodeError, match=rf"ChangedInPlaceError: {name} was changed in place.*client 1"):
+        runner(s).run(sent, work(1))
+    with pytest.raises(UserCodeError, match=rf"ChangedInPlaceError: {name} was changed in place.*client 0"):
+        list(run_reference(session(**method(body))))
+
+
+def test_a_model_that_writes_into_the_data_is_refused(session: MakeSession) -> None:
+    """A first layer with inplace=True changes the samples that later rounds read."""
+    s = session(**net("return self.layer(functional.relu(x, inplace=True))"), local={"steps": 1, "gradient": "full"})
+    with pytest.raises(UserCodeError, match=r"client\.inputs was changed in place"):
+        runner(s).run(broadcast(s), work(0))
+
+
 # --- randomness ------------------------------------------------------------------------------------------------------
 
 

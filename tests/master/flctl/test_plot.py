@@ -15,6 +15,7 @@ Flctl = Callable[..., Result]
 
 
 def points(path: Path) -> list[dict[str, str]]:
+    """The lines of the CSV."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -38,9 +39,8 @@ def test_the_numbers_drawn_lie_beside_the_picture(flctl: Flctl, runs_dir: Path, 
 
 def test_a_grid_with_theory_and_overlay(flctl: Flctl, runs_dir: Path, tmp_path: Path) -> None:
     """A panel for each metric and operator; the theorem's line where it holds, a note where not; a foreign series."""
-    (tmp_path / "published.csv").write_text(
-        'x,y,label,panel\n0,1,"diana, published",distance\n8,0.1,"diana, published",distance\n'
-    )
+    rows = ["x,y,label,panel", '0,1,"diana, published",distance', '8,0.1,"diana, published",distance']
+    (tmp_path / "published.csv").write_text("\n".join(rows))
     result = flctl("plot", "quad", "-y", "grad_norm", "-y", "distance", "--by", "uplink", "--label", "{algorithm.name}",
                    "--theory", "--overlay", "published.csv", "--title", "four panels", "-o", "out.png")  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -70,7 +70,7 @@ def test_f_minus_its_least_value(flctl: Flctl, runs_dir: Path, tmp_path: Path) -
         (["quad", "-o", "a.jpg"], "must end in .pdf, .png or .svg"),
         (["-o", "a.pdf"], "at least one RUN"),
         (["quad", "-y", "accuracy", "-o", "a.pdf"], 'has no metric "accuracy"; it measured'),
-        (["quad", "-y", "f", "--label", "{algorithm.name}", "-o", "a.pdf"], '2 curves of one panel would be labelled "diana"'),
+        (["quad", "-y", "f", "--label", "{algorithm.name}", "-o", "a.pdf"], '2 curves of one panel would be labelled'),
         (["quad", "--order", "uplnk", "-o", "a.pdf"], 'did you mean "uplink"'),
         (["quad", "--by", "seeds", "-o", "a.pdf"], 'did you mean "seed"'),
         (["quad", "--subtract", "f*", "-o", "a.pdf"], "is for -y f alone"),

@@ -53,7 +53,7 @@ def test_where_filters_by_settings_and_by_metrics(flctl: Flctl, runs_dir: Path) 
         (["--where", "seed"], "must look like key=value"),
         (["--where", "seed<one"], "'one' is no number"),
         (["--sort", "grad_nrom"], 'did you mean "grad_norm"'),
-        (["--columns", "lr"], 'did you mean "local.optimizer.lr"'),
+        (["--columns", "lr"], 'did you mean "server.optimizer.lr"'),
         (["--runs-dir", "nowhere"], "there is no folder nowhere"),
     ],
 )

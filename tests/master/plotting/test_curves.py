@@ -16,6 +16,7 @@ MakeRun = Callable[..., StoredRun]
 
 
 def settings(seed: int, algorithm: str = "diana", **uplink: object) -> dict[str, object]:
+    """Tables of an experiment."""
     return {"seed": seed, "algorithm": {"name": algorithm}, "uplink": uplink or {"name": "identity"}}
 
 
@@ -103,7 +104,7 @@ def test_labels_say_what_differs(make_run: MakeRun) -> None:
     assert by_difference(groups, ["uplink"])(groups[1]) == "diana"
     labelled = grouped([make_run({"label": t, "algorithm": {"name": "diana"}}, records) for t in ("a, 10 %", "b")])
     assert [by_difference(labelled)(group) for group in labelled] == ["a, 10 %", "b"]
-    with pytest.raises(InputError, match='did you mean "algorithm.name"'):
+    with pytest.raises(InputError, match=r'did you mean "algorithm\.name"'):
         template("{algorithm.nam}", groups)
     with pytest.raises(InputError, match="--label"):
         template("{algorithm.name", groups)
@@ -123,3 +124,10 @@ def test_a_run_that_diverged_keeps_its_finite_points(make_run: MakeRun) -> None:
     found = curve(Group((run,)), "", "round", "f")
     assert len(found.y) == 4
     assert spans_decades([found])
+
+
+def test_rounding_below_zero_does_not_forbid_a_log_axis(make_run: MakeRun) -> None:
+    """f - f* of a run that has arrived is -1e-16: still a log axis; -0.1 is not."""
+    for least, suits in ((-1e-16, True), (-0.1, False)):
+        run = make_run(settings(1), [{"round": t, "f": v} for t, v in enumerate((1.0, 1e-6, least))])
+        assert spans_decades([curve(Group((run,)), "", "round", "f")]) is suits

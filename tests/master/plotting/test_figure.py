@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import zlib
 from pathlib import Path
@@ -21,12 +22,14 @@ from master.plotting.style import COLOURS, RC
 
 
 def line(label: str, y: list[float], x: list[float] | None = None, **more: object) -> Curve:
+    """A curve of these numbers."""
     values = np.array(y, dtype=float)
     across = np.arange(len(y), dtype=float) if x is None else np.array(x, dtype=float)
     return Curve(label, across, values, np.arange(len(y)), runs=1, **more)  # type: ignore[arg-type]
 
 
 def drawn(panels: list[Panel], rows: int = 1, **look: object) -> Figure:
+    """The figure, laid out."""
     with matplotlib.rc_context(RC):
         figure = draw(panels, rows, Look(**look))  # type: ignore[arg-type]
         figure.canvas.draw()
@@ -43,7 +46,7 @@ def test_zeros_survive_a_log_axis() -> None:
     assert axes.get_ylim()[0] < at_zero
     assert triangles.get_marker() == "v"
     assert triangles.get_xdata().tolist() == [3.0]
-    assert [text.get_text() for text in axes.texts if "0" in text.get_text()] == ["▽ = 0"]
+    assert [text.get_text() for text in axes.texts] == ["▽ at or below 0"]
 
 
 def test_only_zeros_can_be_drawn_too() -> None:
@@ -80,8 +83,20 @@ def test_panels_of_one_metric_share_limits_and_colours() -> None:
 
 def test_limits_follow_what_was_measured() -> None:
     """A theorem's line that falls below it does not stretch the axis."""
-    panel = Panel("round", "grad_norm", [line("a", [1.0, 1e-2]), line("t", [1.0, 1e-30], kind="theory", colour=0)])
+    panel = Panel("round", "grad_norm", [line("a", [1.0, 1e-2]), line("t", [1.0, 1e-30], kind="theory", beside="a")])
     assert drawn([panel]).axes[0].get_ylim()[0] > 1e-3
+
+
+def test_many_theory_lines_are_told_once_in_the_colours_of_their_curves() -> None:
+    """One note in place of a legend entry each; a single line keeps its name."""
+    pairs = [line(name, y) for name, y in (("a", [1.0, 1e-2]), ("b", [1.0, 1e-3]))]
+    lines = [line(f"{c.label} theorem", [1.0, 0.1], kind="theory", beside=c.label) for c in pairs]
+    axes = drawn([Panel("round", "grad_norm", [*pairs, *lines])], legend="below").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["dotted: rate of the theorem"]
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["a", "b"]
+    assert axes.get_lines()[3].get_color() == COLOURS[1]
+    axes = drawn([Panel("round", "grad_norm", [*pairs, lines[1]])], legend="below").axes[0]
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["a", "b", "b theorem"]
 
 
 def test_names_stand_at_the_ends_if_the_curves_end_together() -> None:
@@ -100,7 +115,10 @@ def test_names_at_the_ends_do_not_overlap() -> None:
     """Nine curves that end within a hair are named one above the other, inside the figure."""
     panel = Panel("round", "f", [line(f"curve {k}", [3.0, 1.0 + 1e-3 * k]) for k in range(9)])
     figure = drawn([panel])
-    boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]  # without the arrow
+    boxes = []
+    for text in figure.axes[0].texts:
+        text.update_positions(figure.canvas.get_renderer())  # type: ignore[attr-defined]
+        boxes.append(Text.get_window_extent(text))  # without its arrow
     assert len(boxes) == 9
     for a in range(9):
         for b in range(a):
@@ -113,7 +131,7 @@ def test_spread_keeps_order_and_distance(wanted: list[float]) -> None:
     """Labels are at least a line apart, in the order of their curves, and stay put where there is room."""
     found = spread(wanted, 10.0, 0.0, 100.0)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    for a, b in zip(order, order[1:], strict=False):
+    for a, b in itertools.pairwise(order):
         assert found[b] - found[a] >= 10.0 - 1e-9
     if len(wanted) == 1:
         assert found[0] == pytest.approx(wanted[0])
@@ -137,7 +155,7 @@ def test_an_overlay_takes_the_colour_of_the_curve_it_belongs_to() -> None:
 
 
 def test_a_pdf_keeps_its_text_as_truetype(tmp_path: Path) -> None:
-    """Fonts are embedded as Type 42 (TrueType), never as Type 3, which journals refuse; two files are the same bytes."""
+    """Fonts are embedded as Type 42 (TrueType), never as Type 3, which journals refuse; twice gives the same bytes."""
     panel = Panel("round", "grad_norm", [line("a", [1.0, 1e-4]), line("b", [1.0, 0.0])])
     for name in ("a.pdf", "b.pdf"):
         save([panel], 1, Look(title="a title"), tmp_path / name)

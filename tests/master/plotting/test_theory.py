@@ -54,10 +54,12 @@ RIGHT = {"total": 4, "per_round": 4, "steps": 1, "gradient": "full", "lr": "0.5"
 
 
 def text(**changed: object) -> str:
+    """The experiment with some of it changed."""
     return TEXT.format(**(RIGHT | changed))
 
 
 def measured(run: StoredRun, y: str = "distance") -> tuple[Group, Curve]:
+    """The run as a curve."""
     group = Group((run,))
     return group, curve(group, "it", "round", y)
 
@@ -66,10 +68,10 @@ def test_gradient_descents_line_bounds_the_run(reference_run: ReferenceRun) -> N
     """|x - x*| falls by at least 1 - γ mu a round; the line begins where the curve does and lies above it."""
     run = reference_run(text())
     group, found = measured(run)
-    theory = line(group, found, "distance", 2, gap=False, root=None)
+    theory = line(group, found, "distance", gap=False, root=None)
     factors = theory.y[1:] / theory.y[:-1]
     assert theory.y[0] == found.y[0]
-    assert theory.colour == 2
+    assert theory.beside == "it"
     assert np.allclose(factors, factors[0])
     assert 0.5 < factors[0] < 1.0
     assert bool((found.y <= theory.y * (1 + 1e-12)).all())
@@ -82,7 +84,7 @@ def test_a_theorems_line_has_the_theorems_rate(reference_run: ReferenceRun) -> N
     factor, name = rate(run, None)
     assert name == "diana theorem"
     group, found = measured(run)
-    theory = line(group, found, "distance", 0, gap=False, root=None)
+    theory = line(group, found, "distance", gap=False, root=None)
     assert theory.y[1] / theory.y[0] == pytest.approx(factor**0.5)
     from fl_core.experiment.reading import read_experiments
     from fl_core.problem import assemble
@@ -101,6 +103,7 @@ def test_a_theorems_line_has_the_theorems_rate(reference_run: ReferenceRun) -> N
         ({"gradient": "minibatch"}, "stochastic"),
         ({"lr": "1.9"}, "no linear rate at step 1.9"),
         ({"algorithm": "frecon"}, "not plain gradient descent"),
+        ({"algorithm": "dcgd", "lr": '"theory"', "uplink": 'name = "randk"\nk = 4'}, "to a neighbourhood"),
         ({"algorithm": "fednova", "lr": '"theory"'}, "no theorem is known"),
         ({"algorithm": "diana", "lr": '"theory"', "gradient": "minibatch"}, "stochastic"),
     ],
@@ -121,10 +124,10 @@ def test_no_line_for_a_metric_that_theory_does_not_speak_of(reference_run: Refer
     run = reference_run(text())
     group, found = measured(run, "f")
     with pytest.raises(NoLineError, match=r"f - f\*"):
-        line(group, found, "f", 0, gap=False, root=None)
+        line(group, found, "f", gap=False, root=None)
     factor = rate(run, None)[0]
     gap = curve(group, "it", "round", "f", subtract={run.name: least_value(run, None)})
-    theory = line(group, gap, "f", 0, gap=True, root=None)
+    theory = line(group, gap, "f", gap=True, root=None)
     assert theory.y[1] / theory.y[0] == pytest.approx(factor)
     assert bool((gap.y[:20] > 0).all())
     assert gap.y[20] < 1e-2 * gap.y[0]
