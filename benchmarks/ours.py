@@ -75,7 +75,7 @@ class TreeMemory:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._peak = 0
+        self.peak = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -84,11 +84,11 @@ class TreeMemory:
         """The peak, in bytes."""
         self._over.set()
         self._thread.join()
-        return self._peak
+        return self.peak
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
-            self._peak = max(self._peak, sum(_memory(pid) for pid in _tree(self._pid)))
+            self.peak = max(self.peak, sum(_memory(pid) for pid in _tree(self._pid)))
 
 
 def _tree(pid: int) -> list[int]:

@@ -115,7 +115,7 @@ def _blocking(size_bytes: int, repeats: int) -> float:
     took = []
     for _ in range(repeats):
         before = time.perf_counter()
-        parts = [memoryview(struct.pack("<Q", size_bytes)), memoryview(data)]
+        parts = [memoryview(struct.pack("<Q", size_bytes)), memoryview(data.data)]
         while parts:
             sent = connection.sendmsg(parts)
             while parts and sent >= len(parts[0]):
@@ -134,14 +134,14 @@ def _receive(queue: Any, repeats: int) -> None:
     queue.put(listener.getsockname()[1])
     connection, _ = listener.accept()
     for _ in range(repeats):
-        (size,) = struct.unpack("<Q", _exactly(connection, 8))
+        (size,) = struct.unpack("<Q", _exactly(connection, 8).data)
         _exactly(connection, size)
         connection.sendall(b"k")
 
 
 def _exactly(connection: socket.socket, size: int) -> np.ndarray:
     found = np.empty(size, np.uint8)
-    rest = memoryview(found)
+    rest = memoryview(found.data)
     while rest:
         rest = rest[connection.recv_into(rest) :]
     return found

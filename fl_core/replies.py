@@ -89,8 +89,8 @@ class Replies:
         for cohort in self.cohorts:
             rows = cohort.fields[field]
             part = torch.zeros(rows.shape[1:], dtype=_wide(rows.dtype, weights), device=rows.device)
-            for row in range(rows.shape[0]):
-                part.add_(rows[row], alpha=1 if weights is None else weights[start + row])
+            for number, row in enumerate(rows.unbind(), start):
+                part.add_(row, alpha=1 if weights is None else weights[number])
             start += rows.shape[0]
             total = part if total is None else total.add_(part)
         if total is None:

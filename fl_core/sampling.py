@@ -28,9 +28,9 @@ def cut(clients: tuple[int, ...], size: int) -> tuple[tuple[int, ...], ...]:
 def cohort_size(choice: int | str, per_round: int, d: int | None = None) -> int:
     """The experiment's cohort size. "auto" is a function of the experiment alone, since sums run by cohorts.
 
-    About eight tasks a round, of at most 64 clients. Clients of a small model are run as one computation, which costs the
-    interpreter the same whatever their number: up to d = 100,000 a round is two tasks, up to d = 1,000 one of as many
-    clients as make 50,000 parameters (64 to 1,000).
+    About eight tasks a round, of at most 64 clients. Clients of a small model are run as one computation, which costs
+    the interpreter the same whatever their number: up to d = 100,000 a round is two tasks, up to d = 1,000 one of as
+    many clients as make 50,000 parameters (64 to 1,000).
     """
     if isinstance(choice, int):
         return choice

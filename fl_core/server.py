@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compressors.compressor import Compressor
 from compressors.identity import Identity
+from fl_core.algorithm import Algorithm
 from fl_core.client import omega_of
 from fl_core.errors import PlugInError
 from fl_core.optimizers import FlatOptimizer, Schedule
@@ -21,7 +22,6 @@ from fl_core.sampling import cohort_size, cut, sample_clients
 from fl_core.state import Number, as_dict, as_tensor, initial
 
 if TYPE_CHECKING:
-    from fl_core.algorithm import Algorithm
     from fl_core.experiment.schema import Experiment
 
 
@@ -204,6 +204,10 @@ class Server:
     def _broadcast_fields(
         self, participants: tuple[int, ...]
     ) -> tuple[dict[str, Tensor | Number], dict[str, dict[int, Tensor]]]:
+        if (
+            participants and type(self.algorithm).client_state is Algorithm.client_state
+        ):  # it does not ask who it is for
+            return self._fields_for(participants[0]), {}
         records = {i: self._fields_for(i) for i in participants}
         shared: dict[str, Tensor | Number] = {}
         own: dict[str, dict[int, Tensor]] = {}

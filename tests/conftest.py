@@ -99,7 +99,9 @@ class Daemons:
     def worker(self, cwd: Path, *options: str, port: int = 0, env: dict[str, str] | None = None) -> Process:
         """An flworker with one slot on the CPU, started but perhaps not listening yet (`listening`)."""
         command = [_installed("flworker"), "--port", str(port), "--devices", "cpu", "--threads-per-device", "1"]
-        return self.start([*command, *options], cwd, env)
+        started = self.start([*command, *options], cwd, env)
+        started.port = port
+        return started
 
     def listening(self, *workers: Process) -> None:
         """Wait until they say their ports."""

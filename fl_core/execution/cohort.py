@@ -15,6 +15,7 @@ from torch import Tensor
 from compressors.compressor import Layout, NonFiniteError
 from fl_core.client import Client, LocalWork, Message
 from fl_core.errors import FlspanError, PlugInError
+from fl_core.execution.streams import KeyedGenerators
 from fl_core.problem import in_user_code
 from fl_core.randomness import ClientRandomness, UnkeyedDraws, generator, global_state
 from fl_core.replies import CohortReplies
@@ -216,7 +217,7 @@ def decode(result: CohortResult, round: int, work: LocalWork, layout: Layout) ->
     """The values of a cohort's replies, out of its bytes."""
     fields = dict(result.dense)
     for name, field in result.coded.items():
-        sources = [generator(work.seed, round, i, "compress", field.call) for i in result.clients]
+        sources = KeyedGenerators(work.seed, round, result.clients, "compress", field.call)
         fields[name] = work.compressor.decode(field.payload, field.sizes, layout, sources)
     return CohortReplies(result.clients, result.m, fields)
 

@@ -44,6 +44,8 @@ class Batches:
         self._key = key
         self._device = device
         self._starts = [shards.start(i) for i in clients]
+        # "full", and "minibatch" or "nice" with batches as large as the data: every step sees all samples, as stored.
+        self._takes_all = estimator.kind != "multi" and all(estimator.size(m) >= m for m in set(self.m))
         self._orders: dict[tuple[int, int], Tensor] = {}
         self._last: tuple[tuple[int, int, int], list[Batch]] | None = None
 
@@ -58,7 +60,11 @@ class Batches:
         """All samples of rows first … last-1, one batch for each number of samples that occurs."""
         return self._gather(range(first, last), None)
 
-    def _gather(self, rows: Sequence[int], step: int | None) -> list[Batch]:
+    def _gather(self, rows: range, step: int | None) -> list[Batch]:
+        if step is None or self._takes_all:
+            sizes = set(self.m[rows.start : rows.stop])
+            if len(sizes) == 1:
+                return [self._whole(tuple(rows), sizes.pop())]
         by_size: dict[int, list[tuple[int, Tensor | None]]] = {}
         for row in rows:
             chosen = None if step is None else self._chosen(row, step)
@@ -81,21 +87,30 @@ class Batches:
         rows = tuple(row for row, _ in found)
         if any(self._starts[row] is None for row in rows):
             return self._stacked_shards(rows, found)
+        index = torch.stack([torch.arange(self.m[r]) if chosen is None else chosen for r, chosen in found])
+        return self._picked(rows, index)
+
+    def _whole(self, rows: tuple[int, ...], size: int) -> Batch:
+        """All samples of clients that have `size` each."""
+        starts = self._starts[rows[0] : rows[-1] + 1]
+        if any(start is None for start in starts):
+            return self._stacked_shards(rows, [(row, None) for row in rows])
+        begin = starts[0] or 0
+        if starts != list(range(begin, begin + size * len(rows), size)):
+            return self._picked(rows, torch.arange(size).expand(len(rows), size))
+        inputs, targets = self._shards.whole(self._device)  # neighbours: nothing to copy
+        end = begin + size * len(rows)
+        return Batch(
+            rows,
+            inputs[begin:end].view(len(rows), size, *inputs.shape[1:]),
+            targets[begin:end].view(len(rows), size, *targets.shape[1:]),
+        )
+
+    def _picked(self, rows: tuple[int, ...], index: Tensor) -> Batch:
+        """The samples that `index` `[r, b]` says, counted within each client's own."""
         inputs, targets = self._shards.whole(self._device)
-        starts = [self._starts[row] or 0 for row in rows]
-        size = self.m[rows[0]]
-        if all(chosen is None for _, chosen in found):
-            begin, end = starts[0], starts[0] + size * len(rows)
-            if all(start == begin + k * size for k, start in enumerate(starts)):  # neighbours: nothing to copy
-                return Batch(
-                    rows,
-                    inputs[begin:end].view(len(rows), size, *inputs.shape[1:]),
-                    targets[begin:end].view(len(rows), size, *targets.shape[1:]),
-                )
-            index = torch.arange(size).expand(len(rows), size)
-        else:
-            index = torch.stack([torch.arange(self.m[r]) if chosen is None else chosen for r, chosen in found])
-        flat = (index + torch.tensor(starts).unsqueeze(1)).view(-1).to(self._device)
+        starts = torch.tensor([self._starts[row] for row in rows])
+        flat = (index + starts.unsqueeze(1)).view(-1).to(self._device)
         shape = (len(rows), index.shape[1])
         return Batch(
             rows,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -13,39 +12,11 @@ from compressors.compressor import Encoded
 from fl_core.client import LocalWork
 from fl_core.execution.fused_batches import Batch, Batches
 from fl_core.execution.fused_oracle import StackedOracle
-from fl_core.randomness import ClientRandomness, generator
+from fl_core.execution.streams import KeyedGenerators
+from fl_core.randomness import ClientRandomness
 
 FEWEST = 7
 """Clients with batches of one shape from which a stack is faster than one call each (break-even measured at 7)."""
-
-
-class KeyedGenerators(Sequence[torch.Generator]):
-    """One generator a client for one purpose, made when asked for: an operator without randomness asks for none."""
-
-    def __init__(self, seed: int, round: int, clients: Sequence[int], *purpose: int | str) -> None:
-        self._made: list[torch.Generator | None] = [None] * len(clients)
-        self._clients = clients
-        self._make: Callable[[int], torch.Generator] = lambda i: generator(seed, round, i, *purpose)
-
-    def __len__(self) -> int:
-        return len(self._made)
-
-    @overload
-    def __getitem__(self, row: int) -> torch.Generator: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[torch.Generator]: ...
-
-    def __getitem__(self, row: int | slice) -> torch.Generator | list[torch.Generator]:
-        if isinstance(row, slice):
-            return [self[k] for k in range(*row.indices(len(self)))]
-        made = self._made[row]
-        if made is None:
-            made = self._made[row] = self._make(self._clients[row])
-        return made
-
-    def __iter__(self) -> Iterator[torch.Generator]:
-        return (self[row] for row in range(len(self)))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def draw(panels: Sequence[Panel], rows: int, look: Look) -> Figure:
         _draw_panel(axes, panel, look, _floor(beside) if logy else None, colours)
         _limit(axes, panel, beside, look, logy)
         _ticks(axes, panel, look, logy)
-        _note(axes, panel, look, logy)
+        _note(axes, panel, logy, dotted=not look.names_theory and panel is panels[0])
     for axes in shown[len(panels) :]:
         axes.remove()
     _name_axes(grid, panels, look, logs)
@@ -166,12 +166,12 @@ def _limit(axes: Axes, panel: Panel, beside: Sequence[Curve], look: Look, logy: 
         axes.set_ylim(bottom / 10 ** (0.05 * span + 0.02), top * 10 ** (0.06 * span + 0.02))
 
 
-def _note(axes: Axes, panel: Panel, look: Look, logy: bool) -> None:
+def _note(axes: Axes, panel: Panel, logy: bool, dotted: bool) -> None:
     """What the marks in the panel mean, small and above its corner."""
     notes = []
     if logy and any(bool((c.y <= 0).any()) for c in panel.curves if c.kind == "runs"):
         notes.append("▽ at or below 0")
-    if not look.names_theory and any(c.kind == "theory" for c in panel.curves):
+    if dotted:
         notes.append("dotted: rate of the theorem")
     if notes:
         at: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, 2), "ha": "right"}

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
+import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -362,27 +366,34 @@ def test_the_stand_in_trains_resnet_18() -> None:
 # --- what lies beside them -------------------------------------------------------------------------------------------
 
 
+GRADIENT = "x_metric=round&y_metric=grad_norm"
+
+
 def series(file: str, label: str, steps: int) -> tuple[list[int], list[float]]:
     """The points of one published curve of ‖∇f‖ over rounds."""
-    (key,) = (key for key in PICTURES if key.startswith(f"{file}#"))
-    (curve,) = (
-        o.curve for o in read_overlay(f"{PAPER / key}") if (o.curve.label, o.panel) == (label, f"steps = {steps}")
-    )
+    found = [overlay for overlay in read_overlay(f"{PAPER / file}#{GRADIENT}") if overlay.panel == f"steps = {steps}"]
+    (curve,) = (overlay.curve for overlay in found if overlay.curve.label == label)
     return [int(x) for x in curve.x], curve.y.tolist()
 
 
 @pytest.mark.parametrize(
-    ("file", "x", "count"),
-    [("published_fig2.csv", "round", 6), ("published_fig2.csv", "bits_up", 3), ("published_fig3.csv", "round", 8)],
+    ("file", "which", "count"),
+    [
+        ("published_fig2.csv", GRADIENT, 6),
+        ("published_fig2.csv", "x_metric=bits_up", 3),
+        ("published_fig3.csv", GRADIENT, 4),
+        ("published_fig3.csv", "y_metric=oracle_calls", 4),
+    ],
 )
-def test_the_published_points_are_those_that_were_measured(file: str, x: str, count: int) -> None:
+def test_the_published_points_are_those_that_were_measured(file: str, which: str, count: int) -> None:
     """Every fifth round and the last: nothing the authors interpolated. Labels begin with those of our runs."""
-    overlays = read_overlay(f"{PAPER / file}#x_metric={x}")
+    overlays = read_overlay(f"{PAPER / file}#{which}")
     assert len(overlays) == count
-    ours = {e.label for e in read_experiments(PAPER / f"{file[10:14]}.toml")}
+    ours = {(e.label, f"steps = {e.local.steps}") for e in read_experiments(PAPER / f"{file[10:14]}.toml")}
     for overlay in overlays:
-        assert overlay.curve.label.removesuffix(", published") in ours
-        if x == "round":
+        assert (overlay.curve.label.removesuffix(", published"), overlay.panel) in ours
+        assert len(overlay.curve.x) == 21
+        if which != "x_metric=bits_up":
             assert overlay.curve.x.tolist() == [*range(1, 97, 5), 100]
 
 
@@ -415,8 +426,41 @@ def test_the_drawn_theory_is_of_these_problems() -> None:
     assert halved.y.tolist() == pytest.approx((start * 0.5**halved.x).tolist(), rel=1e-4)
 
 
+def commands() -> dict[str, list[list[str]]]:
+    """The commands of README.md there: the experiment's file, and its command lines split into words."""
+    found: dict[str, list[list[str]]] = {}
+    for block in re.findall(r"```sh\n(.*?)```", (PAPER / "README.md").read_text(encoding="utf-8"), re.DOTALL):
+        lines = [shlex.split(line) for line in block.splitlines()]
+        assert lines[0][0] == "flmaster"
+        found[Path(lines[0][1]).name] = lines
+    return found
+
+
 def test_every_file_has_its_commands() -> None:
-    """README.md there says for each experiment one command that runs it."""
-    text = (PAPER / "README.md").read_text(encoding="utf-8")
-    for path in PAPER.glob("*.toml"):
-        assert f"flmaster examples/paper/{path.name}" in text, path.name
+    """README.md there has for each experiment one command that runs it and at least one that plots it."""
+    found = commands()
+    assert set(found) == {path.name for path in PAPER.glob("*.toml")}
+    assert all(line[:2] == ["flctl", "plot"] for lines in found.values() for line in lines[1:])
+    assert all(len(lines) > 1 for lines in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("file", ["fig2.toml", "fig3.toml", "fig3_original.toml"])
+def test_the_commands_run_and_draw(file: str, tmp_path: Path) -> None:
+    """After two rounds of one seed every plot is made as README.md says, and each panel has its published curves."""
+    (tmp_path / "examples").symlink_to(PAPER.parent)
+    run_it, *plots = commands()[file]
+    for words in ([*run_it, "--reference", "--no-dashboard", "--set", "seed=1", "--set", "rounds=2"], *plots):
+        program = Path(sys.executable).with_name(words[0])
+        done = subprocess.run([program, *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        if "-o" not in words:
+            continue
+        picture = tmp_path / words[words.index("-o") + 1]
+        rows = list(csv.DictReader(picture.with_suffix(".csv").read_text(encoding="utf-8").splitlines()))
+        drawn = {(row["panel"], row["kind"], row["label"]) for row in rows}
+        wanted = [f"{PAPER.parents[1] / words[i + 1]}" for i, word in enumerate(words) if word == "--overlay"]
+        overlays = {(o.panel, "overlay", o.curve.label) for text in wanted for o in read_overlay(text)}
+        assert picture.stat().st_size > 1000
+        assert overlays <= drawn

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from fl_core.experiment.reading import read_experiments
+from master.daemon import Master
+from master.options import MasterOptions
+from tests.conftest import PATIENCE_S, Finished
 
 HERS = Path(__file__).parent / "hers"
 
@@ -36,22 +45,107 @@ class Gates:
 
     def close(self, name: str, round: int) -> None:
         """From now on whoever comes to this round waits."""
+        for path in self._folder.glob(f"{name}-{round}.*"):
+            path.unlink()
         (self._folder / f"{name}-{round}").touch()
 
     def open(self, name: str, round: int) -> None:
         """Let them go on."""
         (self._folder / f"{name}-{round}").unlink()
 
-    def held_by(self, name: str, round: int) -> set[int]:
-        """Processes in which somebody waits or has waited there."""
-        return {int(path.name.split("held-by-")[1].split(".")[0]) for path in self._folder.glob(f"{name}-{round}.*")}
-
     def is_holding(self, pid: int, name: str, round: int) -> bool:
-        """Whether somebody waits there in that process."""
-        return pid in self.held_by(name, round)
+        """Whether somebody waits there, or has waited, in that process."""
+        return any(self._folder.glob(f"{name}-{round}.held-by-{pid}.*"))
 
 
 @pytest.fixture(scope="module")
 def gates(tmp_path_factory: pytest.TempPathFactory) -> Gates:
     """All open at first."""
     return Gates(tmp_path_factory.mktemp("gates"))
+
+
+@dataclass
+class MasterHere:
+    """A master in this process, which saves the test the time to import torch; its workers are real processes."""
+
+    experiment: Path
+    runs: Path
+    out: io.StringIO = field(default_factory=io.StringIO)
+    master: Master | None = None
+    task: asyncio.Task[int] | None = None
+
+    def start(self, label: str, *overrides: str, **options: Any) -> MasterHere:
+        """Begin one run of the experiment file, the one with that label."""
+        given: dict[str, Any] = {
+            "workers": (),
+            "devices": "none",
+            "threads_per_device": 1,
+            "reference": False,
+            "data_root": None,
+            "runs_dir": self.runs,
+            "resume": True,
+            "dashboard": False,
+            "secret": None,
+            "command_line": (),
+        }
+        self.master = Master(MasterOptions(**(given | options)), self.out)
+        chosen = [found for found in read_experiments(self.experiment, overrides) if found.label == label]
+        self.task = asyncio.create_task(self.master.run(chosen))
+        return self
+
+    async def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """What the condition gives once it is true of it, while the master goes on."""
+        assert self.task is not None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_S
+        while not (found := condition()):
+            if self.task.done() or loop.time() > deadline:
+                pytest.fail(f"in vain waited for {what}; the master said: {self.out.getvalue()[-2000:]}")
+            await asyncio.sleep(0.01)  # between two looks
+        return found
+
+    async def until_event(self, kind: str, count: int = 1, **fields: Any) -> dict[str, Any]:
+        """The count-th event of that kind with these fields."""
+
+        def seen() -> list[dict[str, Any]]:
+            found = (
+                [event for event in self.run.events(kind) if fields.items() <= event.items()] if self.is_open else []
+            )
+            return found[count - 1 :]
+
+        event: dict[str, Any] = (await self.until(seen, f"{kind} {fields}"))[0]
+        return event
+
+    async def ended(self) -> int:
+        """Its exit code."""
+        assert self.task is not None
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.task
+
+    async def stop(self) -> int:
+        """Its exit code after a stop."""
+        assert self.master is not None
+        self.master.stop("the test has seen enough", 15)
+        return await self.ended()
+
+    @property
+    def is_open(self) -> bool:
+        return bool(Finished.all_in(self.runs))
+
+    @property
+    def run(self) -> Finished:
+        (run,) = Finished.all_in(self.runs).values()
+        return run
+
+
+@pytest.fixture
+def master_here(make_her_folder: Callable[[], Path], tmp_path: Path) -> Callable[[], MasterHere]:
+    """Makes one, with a runs folder of its own."""
+    hers = make_her_folder()
+    made: list[MasterHere] = []
+
+    def make() -> MasterHere:
+        made.append(MasterHere(hers / "matrix.toml", tmp_path / f"runs-{len(made)}"))
+        return made[-1]
+
+    return make

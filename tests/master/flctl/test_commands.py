@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from fl_core.experiment.reading import read_experiments
+from fl_core.reference import run_reference
+from fl_core.session import open_session
 from master.flctl.finding import all_runs
 from master.plotting.metric_words import METRICS
 from master.runs import RunFolder
@@ -111,15 +114,17 @@ def test_keygen_writes_a_secret_and_never_shows_it(flctl: Flctl, tmp_path: Path)
     assert path.read_bytes() == before
 
 
-def test_new_files_check_and_run_as_they_are(flctl: Flctl, tmp_path: Path, rerun: Callable[..., None]) -> None:
+def test_new_files_check_and_run_as_they_are(flctl: Flctl, tmp_path: Path) -> None:
     """The template keeps the contract, its experiment runs, and neither is ever overwritten."""
     assert flctl("new", "my_method").exit_code == 0
     assert "class MyMethod(" in (tmp_path / "my_method.py").read_text()
     checked = flctl("check", "my_method.py", "--only", "gradient descent", "--set", "alpha=0.5")
     assert checked.exit_code == 0, checked.output
     assert "alpha = 0.5" in checked.output
-    rerun(tmp_path, "--set", "rounds=4", "my_method.toml")
-    assert len(all_runs(tmp_path / "runs" / "my_method")) == 6
+    experiments = read_experiments(tmp_path / "my_method.toml", ["rounds=4"])
+    assert [experiment.seed for experiment in experiments] == [1, 2, 3] * 2
+    for experiment in experiments[::3]:
+        assert [metrics["round"] for _, metrics in run_reference(open_session(experiment))] == [1, 2, 3, 4]
     again = flctl("new", "my_method")
     assert again.exit_code == 2
     assert "exists and is not overwritten" in again.stderr
