@@ -14,18 +14,19 @@ from benchmarks.workloads import WORKLOADS
 
 
 def best_s(function: Callable[[], object], seconds: float) -> float:
-    """The shortest of the calls that fit into a time: what else runs on the machine only ever adds."""
+    """CPU seconds of the shortest of the calls that fit into a time: what else runs on the machine only ever adds."""
     function()
     best, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < seconds:
-        before = time.perf_counter()
+        before = time.thread_time()
         function()
-        best = min(best, time.perf_counter() - before)
+        best = min(best, time.thread_time() - before)
     return best
 
 
 def client_ms(seconds: float) -> float:
     """What running a client of L by itself costs beyond the bare loop's client."""
+    torch.set_num_threads(1)
     from fl_core.execution.cohort import CohortRunner, CohortWork
     from fl_core.experiment.reading import read_experiments
     from fl_core.session import open_session
@@ -54,6 +55,7 @@ def aggregation_ratio(seconds: float, d: int = 11_173_962, clients: int = 100) -
     """
     from fl_core.replies import CohortReplies, Replies
 
+    torch.set_num_threads(1)
     block = torch.randn(8, 1024).repeat(1, -(-d // 1024))[:, :d].contiguous()
     cohorts = [
         CohortReplies(tuple(range(k, min(k + 8, clients))), (1,) * min(8, clients - k), {"v": block[: clients - k]})

@@ -84,19 +84,39 @@ class Replies:
         """The sum in the type it is computed in, and the type it should have."""
         if weights is not None and len(weights) != len(self):
             raise ValueError(f"{len(weights)} weights for the replies of {len(self)} clients")
-        total: Tensor | None = None
-        start = 0
-        for cohort in self.cohorts:
-            rows = cohort.fields[field]
-            part = torch.zeros(rows.shape[1:], dtype=_wide(rows.dtype, weights), device=rows.device)
-            for number, row in enumerate(rows.unbind(), start):
-                part.add_(row, alpha=1 if weights is None else weights[number])
-            start += rows.shape[0]
-            total = part if total is None else total.add_(part)
-        if total is None:
+        if not self.cohorts:
             return torch.zeros_like(self._zero), self._zero.dtype
-        dtype = self.cohorts[0].fields[field].dtype
-        return total, dtype if dtype.is_floating_point else total.dtype
+        stacks = [cohort.fields[field] for cohort in self.cohorts]
+        dtype, shape = stacks[0].dtype, stacks[0].shape[1:]
+        wide = _wide(dtype, weights)
+        flat = [stack.reshape(stack.shape[0], -1) for stack in stacks]
+        d = flat[0].shape[1]
+        if d <= _BLOCK:
+            total = _summed(flat, weights, wide)
+        else:  # in pieces that stay in the cache: each sum is read and written once a client
+            total = torch.empty(d, dtype=wide, device=flat[0].device)
+            for left in range(0, d, _BLOCK):
+                piece = slice(left, left + _BLOCK)
+                total[piece] = _summed([rows[:, piece] for rows in flat], weights, wide)
+        return total.view(shape), dtype if dtype.is_floating_point else wide
+
+
+_BLOCK = 1 << 15
+"""Numbers of a vector that are summed at a time."""
+
+
+def _summed(stacks: Sequence[Tensor], weights: Sequence[float] | None, wide: torch.dtype) -> Tensor:
+    """Over the rows of each stack `[G, d]` in order, then over the stacks in order."""
+    total: Tensor | None = None
+    start = 0
+    for stack in stacks:
+        part = torch.zeros(stack.shape[1:], dtype=wide, device=stack.device)
+        for number, row in enumerate(stack.unbind(), start):
+            part.add_(row, alpha=1 if weights is None else weights[number])
+        start += stack.shape[0]
+        total = part if total is None else total.add_(part)
+    assert total is not None
+    return total
 
 
 def _wide(dtype: torch.dtype, weights: Sequence[float] | None) -> torch.dtype:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fl_core.algorithm import Algorithm
 from fl_core.errors import FlspanError, UserCodeError
 from fl_core.execution import wire
-from fl_core.execution.cohort import CohortWork
+from fl_core.execution.cohort import CohortResult, CohortWork
+from fl_core.state import fields_of
 from master.cluster import Cluster, OpenRun
 from master.dispatch_vocabulary import TaskId
 from protocol import messages
@@ -159,6 +161,7 @@ class RemoteExecutor:
             work = run.works.get(message.task)
             if work is None or work.clients != result.clients:
                 raise MessageError(f"a Result of task {message.task} for other clients than the task's")
+            _check_fields(result, run.session.algorithm)
         self._cluster.result(self, task, message.attempt, result)
 
     def _failure(self, message: messages.Failure) -> None:
@@ -167,6 +170,14 @@ class RemoteExecutor:
             self._cluster.returned(self, task, message.attempt)
         else:
             self._cluster.failed(self, task, message.attempt, error_of(message.report, self.name))
+
+
+def _check_fields(result: CohortResult, algorithm: Algorithm) -> None:
+    """What a cohort sends is what the algorithm declares. Raises MessageError."""
+    replies, memories = {*result.coded, *result.dense}, set(result.memory)
+    if replies != set(fields_of(algorithm.Reply)) or memories != set(fields_of(algorithm.Memory)):
+        told = ", ".join(sorted(replies | memories)) or "nothing"
+        raise MessageError(f"a Result with the fields {told}, which are not those {type(algorithm).__name__} declares")
 
 
 RETURNED = "returned"

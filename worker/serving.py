@@ -129,7 +129,9 @@ class Serving:
                 ready = messages.Ready(message.run, prepared.run.has_data)
             else:
                 ready = messages.Ready(message.run, False, prepared.error)
-        except FlspanError as error:
+        except (Exception, SystemExit) as error:  # whatever her code does at its import, the worker lives on
+            if not isinstance(error, FlspanError):
+                logger.exception("the set-up of run %s failed", message.run)
             ready = messages.Ready(message.run, False, report_of(error))
         if ready.error is not None:
             logger.error("run %s cannot be set up: %s", message.run, ready.error.message)

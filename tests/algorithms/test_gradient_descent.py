@@ -50,7 +50,8 @@ PSEUDO = ["dcgd", "diana", "cofig", "marina", "pp-marina", "ef21", "ef14", "fedn
 @pytest.mark.parametrize("name", PSEUDO)
 def test_with_several_local_steps_they_are_fedavg(lab: Any, name: str) -> None:
     """Pseudo-gradients in place of gradients: without compression the methods are FedAvg(τ), bias included."""
-    options = {"marina": {"p": 0.3}, "pp-marina": {"p": 0.3}, "ef21": {"g0": "compressed"}}.get(name, {})
+    tables: dict[str, dict[str, Any]] = {"marina": {"p": 0.3}, "pp-marina": {"p": 0.3}, "ef21": {"g0": "compressed"}}
+    options = tables.get(name, {})
     changes: dict[str, Any] = {"local": {"steps": 4}, "server_lr": 0.7, "rounds": 15}
     session = lab.session({"name": name, **options}, **changes)
     points, fedavg = lab.path(session), lab.path(lab.session("fedavg", **changes))

@@ -1,4 +1,4 @@
-"""flmaster and flworker as commands: what is wrong is said in one line, and the exit code says whose fault it is."""
+"""flmaster as a command: what is wrong is said in one line, and the exit code says whose fault it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from master.cli import main
-from worker.cli import main as worker_main
 
 EXPERIMENT = """\
 name = "t"
@@ -108,36 +107,6 @@ def refused_last(result: Result) -> str:
     """What it said last: a run may have begun."""
     assert result.exit_code == 2, result.output
     return result.output.strip().splitlines()[-1]
-
-
-def test_a_worker_keeps_to_loopback_without_a_secret() -> None:
-    """It says what to do: a secret, or loopback."""
-    result = CliRunner().invoke(worker_main, ["--port", "0", "--host", "0.0.0.0", "--devices", "cpu"])
-    line = refused(result)
-    assert line.startswith("flworker: listening on 0.0.0.0 lets other machines in")
-    assert "--secret-file" in line
-
-
-def test_a_worker_needs_a_port_that_is_free_and_a_device() -> None:
-    """Both are the user's to choose."""
-    assert "a worker needs a device" in refused(CliRunner().invoke(worker_main, ["--port", "0", "--devices", "none"]))
-    with Listening() as port:
-        line = refused(CliRunner().invoke(worker_main, ["--port", str(port), "--devices", "cpu"]))
-    assert f"cannot listen on 127.0.0.1:{port}" in line
-
-
-class Listening:
-    """Somebody else on a port."""
-
-    def __enter__(self) -> int:
-        import socket
-
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        port: int = self._socket.getsockname()[1]
-        return port
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
 
 
 def test_help_does_not_wait_for_torch() -> None:

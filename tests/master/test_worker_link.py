@@ -155,7 +155,10 @@ async def test_a_worker_without_the_data_is_sent_each_shard_once(bench: Bench, s
             assert set(message.clients) <= seen
 
 
-async def test_a_result_for_other_clients_ends_the_link(bench: Bench, scripted_worker: Any) -> None:
+@pytest.mark.parametrize(("clients", "expected"), [((3,), "other clients"), ((0,), "the fields nothing")])
+async def test_a_result_for_other_clients_or_fields_ends_the_link(
+    bench: Bench, scripted_worker: Any, clients: tuple[int, ...], expected: str
+) -> None:
     """Nothing of it is used; the worker is lost with that reason, and its next incarnation does the work."""
     ends: list[Any] = []
 
@@ -168,7 +171,7 @@ async def test_a_result_for_other_clients_ends_the_link(bench: Bench, scripted_w
         await end.say(messages.Ready("r", True))
         await end.hear(messages.Broadcast)
         task = await end.hear(messages.Task)
-        forged = CohortResult((3,), {}, {}, {}, {name: [1.0] for name in METRICS})
+        forged = CohortResult(clients, {}, {}, {}, {name: [1.0] for name in METRICS})
         await end.say(*wire.result_message("r", wire.work_of(task, []), task.attempt, forged))
         await end.listen_to_the_end()
 
@@ -178,7 +181,7 @@ async def test_a_result_for_other_clients_ends_the_link(bench: Bench, scripted_w
         results = await bench.begin()
     assert [result.clients for result in results] == [(0,), (1,), (2,), (3,)]
     lost = bench.of(events.WorkerLost)[0]
-    assert "other clients" in lost.reason
+    assert expected in lost.reason
     came = [type(event) for event in bench.of(events.WorkerJoined, events.WorkerReturned)]
     assert came[:2] == [events.WorkerJoined, events.WorkerReturned]
 

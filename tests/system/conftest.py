@@ -128,6 +128,10 @@ class MasterHere:
         self.master.stop("the test has seen enough", 15)
         return await self.ended()
 
+    def has_warned(self) -> bool:
+        """Whether a warning is in its log."""
+        return "warning: " in self.out.getvalue()
+
     @property
     def is_open(self) -> bool:
         return bool(Finished.all_in(self.runs))

@@ -131,11 +131,10 @@ async def test_a_worker_with_a_secret_serves_who_holds_it(place: Place, master_h
     """A wrong secret or none is a clear warning while the master tries on; the right one is all it takes."""
     for secret in (new_secret(), None):
         stranger = master_here().start("plain", workers=(place.guarded.address,), secret=secret)
-        said = stranger.out.getvalue
-        await stranger.until(lambda said=said: "cannot be reached" in said(), "a warning")
+        await stranger.until(stranger.has_warned, "a warning")
         await stranger.until_event("WaitingForWorkers")
         assert await stranger.stop() == 143
-        (warning,) = [line for line in said().splitlines() if line.startswith("warning: ")]
+        (warning,) = [line for line in stranger.out.getvalue().splitlines() if line.startswith("warning: ")]
         assert f"worker {place.guarded.address} cannot be reached" in warning
         assert "most likely it does not hold the same secret; give both sides the same --secret-file" in warning
     overrides = ("data={name='digits', partition={name='iid'}}", "model={name='logistic'}", "algorithm={name='fedavg'}")

@@ -136,17 +136,19 @@ async def test_a_client_s_error_is_answered_as_text(serve: Any) -> None:
         assert key(await master.receive()) == ("Result", 1, 3, 2)
 
 
-async def test_a_run_that_cannot_be_set_up_says_why(serve: Any) -> None:
-    """The Setup is answered with the error, and the link lives on for other runs."""
+@pytest.mark.parametrize("kind", [InputError, KeyError, SystemExit])
+async def test_a_run_that_cannot_be_set_up_says_why(serve: Any, kind: type[BaseException]) -> None:
+    """The Setup is answered with the error, be it ours or of her code, and the link lives on for other runs."""
 
     def refuse(setup: messages.Setup) -> Preparation:
-        raise InputError(f"no such thing as {setup.run}")
+        raise kind(f"no such thing as {setup.run}")
 
     async with serve(prepare=refuse) as master:
         for run in ("r", "s"):
             answer = await master.setup(run)
             assert not answer.has_data
-            assert answer.error.message == f"no such thing as {run}"
+            assert f"no such thing as {run}" in answer.error.message
+            assert answer.error.kind == kind.__name__
 
 
 async def test_data_that_was_sent_computes_like_data_that_was_loaded(serve: Any) -> None:

@@ -164,6 +164,18 @@ def test_a_client_s_work_depends_on_nobody_else_s(session: MakeSession, cuts: tu
             assert field.payload[offsets[k] : offsets[k + 1]].tobytes() == alone[i]
 
 
+def test_buffers_start_anew_for_every_client(session: MakeSession, loop: MakeLoop) -> None:
+    """A model that counts in a buffer how often it was asked has forgotten it for the next client, here and there."""
+    counting = "self.seen.add_(1); return self.layer(x) * self.seen"
+    s = session(**net(counting, "self.register_buffer('seen', torch.zeros(1))"))
+    one = runner(s)
+    together = one.run(broadcast(s), work(1, 3)).coded["delta"].payload.tobytes()
+    alone = [runner(s).run(broadcast(s), work(i)).coded["delta"].payload.tobytes() for i in (1, 3)]
+    assert together == alone[0] + alone[1]
+    assert one.oracle.model.seen.item() == 2, "two local steps"
+    assert torch.equal(loop(s).run().x, by_reference(s))
+
+
 def test_memories_come_as_rows(session: MakeSession) -> None:
     """A client finds what was kept for it, and sends back what it made of it; the rows that came stay as they are."""
     s = session(**method(COUNTING))

@@ -42,7 +42,7 @@ def test_zeros_survive_a_log_axis() -> None:
     axes = drawn([Panel("round", "grad_norm", [line("a", [1.0, 1e-4, 1e-8, 0.0])])]).axes[0]
     assert axes.get_yscale() == "log"
     curve, triangles = axes.get_lines()
-    at_zero = curve.get_ydata()[-1]
+    at_zero = np.asarray(curve.get_ydata())[-1]
     assert 0 < at_zero < 1e-8
     assert axes.get_ylim()[0] < at_zero
     assert triangles.get_marker() == "v"
