@@ -48,13 +48,16 @@ def test_bands_are_what_they_are_called(make_run: MakeRun) -> None:
     values = [1.0, 2.0, 6.0]
     runs = tuple(make_run(settings(s), [{"round": 0, "f": v}]) for s, v in enumerate(values))
     std = curve(Group(runs), "", "round", "f", "std")
-    assert std.low is not None and std.high is not None
+    assert std.low is not None
+    assert std.high is not None
     assert (std.y[0], std.low[0], std.high[0]) == pytest.approx((3.0, 3 - math.sqrt(7), 3 + math.sqrt(7)))
     quantiles = curve(Group(runs), "", "round", "f", "quantiles")
-    assert quantiles.low is not None and quantiles.high is not None
+    assert quantiles.low is not None
+    assert quantiles.high is not None
     assert (quantiles.y[0], quantiles.low[0], quantiles.high[0]) == pytest.approx((2.0, 1.4, 4.4))
     extremes = curve(Group(runs), "", "round", "f", "range")
-    assert extremes.low is not None and extremes.high is not None
+    assert extremes.low is not None
+    assert extremes.high is not None
     assert (extremes.low[0], extremes.high[0]) == (1.0, 6.0)
     assert curve(Group(runs), "", "round", "f", "none").low is None
     assert curve(Group(runs[:1]), "", "round", "f", "std").low is None
@@ -65,7 +68,8 @@ def test_a_deviation_beyond_the_mean_does_not_take_the_band_to_zero(make_run: Ma
     runs = tuple(make_run(settings(s), [{"round": 0, "f": v}]) for s, v in enumerate((1e-3, 1e-3, 1.0)))
     found = curve(Group(runs), "", "round", "f", "std")
     assert found.y[0] - np.std([1e-3, 1e-3, 1.0], ddof=1) < 0
-    assert found.low is not None and found.low[0] == 1e-3
+    assert found.low is not None
+    assert found.low[0] == 1e-3
 
 
 def test_counts_begin_at_zero_and_other_metrics_are_not_made_up(make_run: MakeRun) -> None:
