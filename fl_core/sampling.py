@@ -29,12 +29,12 @@ def cohort_size(choice: int | str, per_round: int, d: int | None = None) -> int:
     """The experiment's cohort size. "auto" is a function of the experiment alone, since sums run by cohorts.
 
     About eight tasks a round, of at most 64 clients. Clients of a small model are run as one computation, which costs
-    the interpreter the same whatever their number: up to d = 100,000 a round is two tasks, up to d = 1,000 one of as
-    many clients as make 50,000 parameters (64 to 1,000).
+    the interpreter the same whatever their number: up to d = 100,000 a round is two tasks (so that two executors share
+    it) of at most 64 clients, and up to d = 1,000 of as many clients as make 50,000 parameters (64 to 1,000).
     """
     if isinstance(choice, int):
         return choice
     if d is not None and d <= 1_000:
-        return max(1, min(per_round, max(64, min(1_000, 50_000 // d))))
+        return max(1, min(-(-per_round // 2), max(64, min(1_000, 50_000 // d))))
     tasks = 2 if d is not None and d <= 100_000 else 8
     return max(1, min(64, -(-per_round // tasks)))
