@@ -123,7 +123,8 @@ class Cluster:
         except asyncio.CancelledError:
             self._handle(say.RoundAborted(name, round.number))
             raise
-        return [run.results[work.index] for work in works]
+        results, run.results = run.results, {}  # they are large: nobody but the caller keeps them
+        return [results[work.index] for work in works]
 
     def pause(self, paused: bool) -> None:
         """Stop handing out tasks, or go on; what runs is not touched."""

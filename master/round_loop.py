@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -181,15 +181,20 @@ class RoundLoop:
 
     def _finish(self, round: Round, results: list[CohortResult]) -> dict[str, float]:
         session = self.session
-        cohorts = [decode(result, round.number, session.work, session.layout) for result in results]
+        bits_up = sum(result.bits for result in results)
+        cohorts, finished = [], []
+        while results:  # the list is used up: a cohort's bytes are let go as soon as they are decoded
+            result = results.pop(0)
+            cohorts.append(decode(result, round.number, session.work, session.layout))
+            finished.append(replace(result, coded={}, dense={}))
         metrics = self._server.finish_round(cohorts)
-        for result in results:  # a client's memory changes when its round commits, not before
+        for result in finished:  # a client's memory changes when its round commits, not before
             self._memories.commit(result.clients, result.memory)
-        seen = _total(results, "loss_count")
+        seen = _total(finished, "loss_count")
         if seen:
-            metrics["loss_train"] = _total(results, "loss_sum") / seen
-        self._totals["oracle_calls"] += int(_total(results, "oracle_calls"))
-        self._totals["bits_up"] += sum(result.bits for result in results)
+            metrics["loss_train"] = _total(finished, "loss_sum") / seen
+        self._totals["oracle_calls"] += int(_total(finished, "oracle_calls"))
+        self._totals["bits_up"] += bits_up
         self._totals["bits_down"] += round.broadcast.bits
         return {"clients": len(round.participants), **metrics}
 
