@@ -61,6 +61,7 @@ from protocol.secret import read_secret
     type=click.Path(path_type=Path),
     help="File with the secret shared with the workers (0600).",
 )
+@click.option("--lz4", is_flag=True, help="Compress buffers where the worker offers it too and a sample shows it pays.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Write warnings of the daemon itself there.")
 @click.version_option(package_name="flspan")
 def main(

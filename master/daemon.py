@@ -104,10 +104,11 @@ class Master:
             return  # one thread, and nobody else
         if len(set(options.workers)) < len(options.workers):
             raise InputError(f"--workers {','.join(options.workers)}: an address is there twice")
-        links = [WorkerLink(cluster, address, options.secret, LinkSettings()) for address in options.workers]
+        settings = LinkSettings(codecs=("lz4",) if options.lz4 else ())
+        links = [WorkerLink(cluster, address, options.secret, settings) for address in options.workers]
         if self._spawned is not None:
             for address in await self._spawned.addresses():
-                links.append(WorkerLink(cluster, address, self._spawned.secret, LinkSettings()))
+                links.append(WorkerLink(cluster, address, self._spawned.secret, settings))
         # Workers alone when they are spawned on this very machine, unless local devices are asked for by name.
         devices = [] if self._spawned is not None and options.devices == "auto" else parse_devices(options.devices)
         if not devices and not links:

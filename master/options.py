@@ -19,4 +19,5 @@ class MasterOptions:
     resume: bool
     dashboard: bool
     secret: bytes | None
+    lz4: bool
     command_line: tuple[str, ...]

@@ -217,7 +217,7 @@ class RoundLoop:
         for name, before, after in zip(_WIRE, self._wire_seen, now, strict=True):
             self._totals[name] += after - before
         self._wire_seen = now
-        return {name: self._totals[name] for name in _WIRE if self._totals[name]}
+        return {name: self._totals[name] for name in _WIRE} if any(self._totals[name] for name in _WIRE) else {}
 
     def _finish_round_zero(self) -> None:
         """The starting point is measured too: curves begin at x0."""

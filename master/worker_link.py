@@ -49,7 +49,7 @@ class WorkerLink:
             try:
                 link = await dial(self.host, self.port, secret=self._secret, settings=self._settings)
             except (OSError, TimeoutError, ProtocolError) as error:
-                self._warn(f"worker {self.address} cannot be reached: {error or type(error).__name__}; trying on")
+                self._warn(f"worker {self.address} cannot be reached: {self._told(error)}; trying on")
             else:
                 if await self._serve(link):
                     delay = FIRST_DELAY_S
@@ -74,7 +74,7 @@ class WorkerLink:
                 self._join(executor)
             await serving
         except* ProtocolError as group:
-            reason = str(group.exceptions[0])
+            reason = self._told(group.exceptions[0])
         finally:
             serving.cancel()
             self._leave(executor, reason)
@@ -108,6 +108,10 @@ class WorkerLink:
             self._cluster.emit(events.WorkerLost(time_s=time.time(), name=self.address, reason=reason))
         else:
             self._warn(f"worker {self.address}: {reason}")
+
+    def _told(self, error: BaseException) -> str:
+        """The error without the address, which whoever reads it sees already."""
+        return str(error).removeprefix(f"{self.address}: ") or type(error).__name__
 
     def _warn(self, text: str) -> None:
         if text != self._said:  # once, not at every attempt

@@ -30,6 +30,7 @@ from protocol.secret import Secret, read_secret
 )
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder where data sets are looked for first.")
 @click.option("--user-code/--no-user-code", default=True, help="Run the files that an authenticated master ships.")
+@click.option("--lz4", is_flag=True, help="Compress buffers where the master offers it too and a sample shows it pays.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Write the log there instead of to stderr.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--spawned", is_flag=True, hidden=True, help="Read the secret from standard input; leave when it ends.")

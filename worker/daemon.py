@@ -45,6 +45,7 @@ class WorkerOptions:
     secret: bytes | None
     data_root: Path | None
     user_code: bool
+    lz4: bool
     spawned: bool
 
 
@@ -90,7 +91,7 @@ class Daemon:
             self._options.port,
             secret=self._options.secret,
             info=lambda: self._info,
-            settings=LinkSettings(),
+            settings=LinkSettings(codecs=("lz4",) if self._options.lz4 else ()),
             on_link=self._serve,
         )
         logger.info("%s slots on %s, pid %s", self._pool.slots, ", ".join(self._info.devices), self._info.pid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 _KEPT_ROUNDS = 2
 """Rounds whose broadcast is kept: the present one, and the one before for a task that is still running."""
+
+
+class _Replica(NamedTuple):
+    """What a slot keeps for a run."""
+
+    site: Site
+    runner: ChosenRunner
 
 
 class Site:
@@ -60,13 +67,13 @@ class Site:
 
     def execute(self, slot: Slot, work: CohortWork) -> CohortResult:
         """Run a cohort on a pool's slot, in the slot's thread."""
-        runner = slot.replicas.get(self.run)
-        if not isinstance(runner, ChosenRunner):
+        replica = slot.replicas.get(self.run)
+        # A task that outlives its run may leave a replica behind: of the same name, but of another site's data.
+        if not isinstance(replica, _Replica) or replica.site is not self:
             alone = CohortRunner(self.problem, self.algorithm, self.work, slot.device, self.files)
-            runner = ChosenRunner(alone, self.fusing)
-            slot.replicas[self.run] = runner
+            replica = slot.replicas[self.run] = _Replica(self, ChosenRunner(alone, self.fusing))
         with slot.active():
-            return runner.run(self._received(work.round, slot.device), work)
+            return replica.runner.run(self._received(work.round, slot.device), work)
 
     def _received(self, round: int, device: torch.device) -> Broadcast:
         with self._lock:

@@ -44,6 +44,7 @@ class Bench:
             "resume": True,
             "dashboard": False,
             "secret": None,
+            "lz4": False,
             "command_line": ("flmaster", "t.toml"),
         }
         return Master(MasterOptions(**(given | options)), self.out)

@@ -86,6 +86,7 @@ class MasterHere:
             "resume": True,
             "dashboard": False,
             "secret": None,
+            "lz4": False,
             "command_line": (),
         }
         self.master = Master(MasterOptions(**(given | options)), self.out)

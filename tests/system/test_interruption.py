@@ -61,8 +61,9 @@ def story(module_daemons: Daemons, make_her_folder: Callable[[], Path], gates: G
         gates.close(variant, round)
         master = start("disturbed", gates.env)
         until(partial(gates.is_holding, master.pid, variant, round), f"round {round} of {variant}")
-        master.signal(number)
         run = Finished.all_in(hers / "disturbed")[variant]
+        until(partial(run.events, "CheckpointSaved"), "the checkpoint of round 3")
+        master.signal(number)
         if number != signal.SIGKILL:
             until(partial(run.events, "RunFinished"), "the end of the run")  # while its client is still at work
         gates.open(variant, round)

@@ -109,6 +109,28 @@ async def test_workers_come_late_die_all_together_and_come_back(
     assert run.run.events("WorkerReturned")
 
 
+@pytest.mark.slow
+async def test_a_worker_that_freezes_is_given_up_and_taken_back(
+    place: Place, master_here: Make, plain_sha256: str
+) -> None:
+    """Silent for 5 s it is lost and its tasks run elsewhere; thawed it is one more worker, its old results void."""
+    place.daemons.listening(*place.workers)
+    frozen, awake = place.workers
+    place.gates.close("plain", 2)
+    run = master_here().start("plain", workers=(frozen.address, awake.address))
+    await run.until(partial(place.gates.is_holding, frozen.pid, "plain", 2), "a task at the one that freezes")
+    await run.until(partial(place.gates.is_holding, awake.pid, "plain", 2), "a task at the other")
+    frozen.signal(signal.SIGSTOP)
+    lost = await run.until_event("WorkerLost")
+    assert (lost["name"], lost["reason"]) == (frozen.address, "nothing was heard for 5 s")
+    frozen.signal(signal.SIGCONT)
+    await run.until_event("WorkerReturned", name=frozen.address)
+    place.gates.open("plain", 2)
+    assert await run.ended() == 0
+    assert run.run.model_sha256 == plain_sha256
+    assert tasks_done(run) == ALL_TASKS
+
+
 async def test_a_second_master_is_sent_away(place: Place, master_here: Make) -> None:
     """It is told why, does its work by itself, and the first one does not notice."""
     place.daemons.listening(*place.workers)
