@@ -31,6 +31,7 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
     memories: dict[int, dict[str, torch.Tensor]] = {}
     oracle = session.problem.oracle("cpu")
     for t in range(1, session.experiment.rounds + 1):
+        torch.set_num_threads(session.experiment.execution.intra_op_threads)  # a round may run in another thread
         round = server.begin_round(t)
         finished, clients, bits_up = [], [], 0
         for cohort in round.cohorts:

@@ -57,6 +57,17 @@ class Process:
         """What it wrote so far, stdout first."""
         return self.out.read_text(errors="replace") + self.err.read_text(errors="replace")
 
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """What `condition` gives as soon as it is true of it, which must come before this process ends."""
+        return until(lambda: self._checked(condition, what), what)
+
+    def _checked(self, condition: Callable[[], Any], what: str) -> Any:
+        has_ended = self.popen.poll() is not None
+        found = condition()
+        if not found and has_ended:
+            pytest.fail(f"process {self.pid} ended with {self.popen.returncode} before {what}: {self.said[-2000:]}")
+        return found
+
     def has_begun(self) -> bool:
         """Whether it has said something on stdout, or ended."""
         return self.popen.poll() is not None or self.out.read_text().endswith("\n")

@@ -29,8 +29,14 @@ class Slot:
         self._stream: torch.cuda.Stream | None = None
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """Compute on the slot's own stream, and leave only when its work is done."""
+    def active(self, intra_op_threads: int = 1) -> Iterator[None]:
+        """Compute on the slot's own stream, and leave only when its work is done.
+
+        Args:
+            intra_op_threads: torch threads within one operation; the experiment's choice, since it may change rounding.
+        """
+        if torch.get_num_threads() != intra_op_threads:
+            torch.set_num_threads(intra_op_threads)
         if self.device.type != "cuda":
             yield
             return
@@ -47,16 +53,14 @@ class DevicePool:
     Args:
         devices: one entry a device.
         threads_per_device: slots on each.
-        intra_op_threads: torch threads within one operation; the experiment's choice, since it may change rounding.
     """
 
-    def __init__(self, devices: Sequence[torch.device], threads_per_device: int, intra_op_threads: int = 1) -> None:
+    def __init__(self, devices: Sequence[torch.device], threads_per_device: int) -> None:
         self.devices = tuple(devices)
         self._free = [Slot(device) for device in devices for _ in range(threads_per_device)]
         self.slots = len(self._free)
         self._all = tuple(self._free)
         self._own = threading.local()
-        self._intra_op_threads = intra_op_threads
         self._threads = ThreadPoolExecutor(
             max(1, self.slots), thread_name_prefix="slot", initializer=self._start_thread
         )
@@ -76,7 +80,7 @@ class DevicePool:
 
     def _start_thread(self) -> None:
         self._own.slot = self._free.pop()
-        torch.set_num_threads(self._intra_op_threads)
+        torch.set_num_threads(1)
         # Else every backward pass of the process is launched by one autograd thread a device.
         torch.autograd.set_multithreading_enabled(False)
 

@@ -72,7 +72,7 @@ class Site:
         if not isinstance(replica, _Replica) or replica.site is not self:
             alone = CohortRunner(self.problem, self.algorithm, self.work, slot.device, self.files)
             replica = slot.replicas[self.run] = _Replica(self, ChosenRunner(alone, self.fusing))
-        with slot.active():
+        with slot.active(self.problem.experiment.execution.intra_op_threads):
             return replica.runner.run(self._received(work.round, slot.device), work)
 
     def _received(self, round: int, device: torch.device) -> Broadcast:

@@ -144,7 +144,7 @@ class Experiment(Struct, frozen=True, kw_only=True):
     rounds: Count
     seed: int = 0
     label: str = ""
-    on_error: Literal["stop", "skip"] = "stop"
+    on_error: Literal["stop"] = "stop"
     stop: dict[Metric, float] = {}
     data: DataTable
     model: ModelTable

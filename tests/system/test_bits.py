@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import Daemons, Process
 from tests.system.conftest import MasterHere
 
-pytestmark = [pytest.mark.net, pytest.mark.timeout(300), pytest.mark.xdist_group("bits")]
+pytestmark = [pytest.mark.net, pytest.mark.timeout(300)]
 PRELUDE = struct.Struct("<4sBBHIQII")
 MESSAGE, PIECE = 1, 2
 

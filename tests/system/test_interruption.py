@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Daemons, Finished, Process, until
+from tests.conftest import Daemons, Finished, Process
 from tests.system.conftest import Gates
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400), pytest.mark.xdist_group("interruption")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
 VARIANTS = ("momentum", "adam", "stateful")
 EXACT = (
@@ -60,12 +60,12 @@ def story(module_daemons: Daemons, make_her_folder: Callable[[], Path], gates: G
     def disturb(variant: str, number: signal.Signals, round: int = 5) -> None:
         gates.close(variant, round)
         master = start("disturbed", gates.env)
-        until(partial(gates.is_holding, master.pid, variant, round), f"round {round} of {variant}")
+        master.until(partial(gates.is_holding, master.pid, variant, round), f"round {round} of {variant}")
         run = Finished.all_in(hers / "disturbed")[variant]
-        until(partial(run.events, "CheckpointSaved"), "the checkpoint of round 3")
+        master.until(partial(run.events, "CheckpointSaved"), "the checkpoint of round 3")
         master.signal(number)
         if number != signal.SIGKILL:
-            until(partial(run.events, "RunFinished"), "the end of the run")  # while its client is still at work
+            master.until(partial(run.events, "RunFinished"), "the end of the run")  # while its client is still at work
         gates.open(variant, round)
         told.exit_codes.append(master.ended())
         told.outputs.append(master.said)

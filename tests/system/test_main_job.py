@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemons, Finished, until
+from tests.conftest import Daemons, Finished
 
-pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("main_job")]
+pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,7 +35,7 @@ def test_two_workers_learn_the_digits(
     started = time.monotonic()
     options = ("--spawn", "2", "--runs-dir", str(tmp_path / "runs"))
     master = daemons.master(ROOT / "examples" / "digits.toml", *options, cwd=tmp_path)
-    until(lambda: "\nround 1/" in master.said, "the first round")
+    master.until(lambda: "\nround 1/" in master.said, "the first round")
     first_round_s = time.monotonic() - started
     assert master.ended(150) == 0
     total_s = time.monotonic() - started

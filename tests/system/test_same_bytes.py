@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemons, Finished, Process, until
+from tests.conftest import Daemons, Finished, Process
 from tests.system.conftest import Gates
 
-pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.timeout(400), pytest.mark.xdist_group("same_bytes")]
+pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.timeout(400)]
 
 VARIANTS = ("plain", "dropout", "stateful", "regression", "ridge", "table")
 GATED = ("plain", "dropout", "stateful")
@@ -64,15 +64,15 @@ def story(
     mixed = start("one killed", "--devices", "cpu", "--threads-per-device", "1", *addresses, env=gates.env)
     for turn, variant in enumerate(GATED):
         victim = workers[turn % 2]
-        until(partial(gates.is_holding, victim.pid, variant, 2), f"a task held by the victim of {variant}")
+        mixed.until(partial(gates.is_holding, victim.pid, variant, 2), f"a task held by the victim of {variant}")
         victim.kill()
         killed[variant] = victim
         workers[turn % 2] = module_daemons.worker(elsewhere, port=victim.port, env=gates.env)
         run = Finished.all_in(hers / "one killed")[variant]
-        until(partial(run.events, "WorkerLost"), "the master's notice of the loss")
+        mixed.until(partial(run.events, "WorkerLost"), "the master's notice of the loss")
         if variant == GATED[0]:  # here the round waits for the return; in the others it is done by those who live
-            until(partial(run.events, "WorkerReturned"), "the return of the worker")
-            until(partial(gates.is_holding, workers[0].pid, variant, 2), "a task for the worker that returned")
+            mixed.until(partial(run.events, "WorkerReturned"), "the return of the worker")
+            mixed.until(partial(gates.is_holding, workers[0].pid, variant, 2), "a task for the worker that returned")
         module_daemons.listening(workers[(turn + 1) % 2])  # the next victim
         gates.open(variant, 2)
     finish(mixed, spawned)

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Daemons, Finished, Process, until
 from tests.system.conftest import Gates
 
-pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.timeout(300), pytest.mark.xdist_group("spawned")]
+pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 class Scene:
@@ -72,12 +72,11 @@ def test_workers_leave_with_their_master(scene: Scene) -> None:
     """Stopped or killed, in mid-round: nobody stays behind, no secret either, and a worker that dies is replaced."""
     scene.gates.close("plain", 2)
     stopped = scene.start()
-    until(
-        lambda: len(scene.held_workers()) == 2, "two workers that wait in round 2"
-    )  # so round 1's prints came through
+    # Whoever waits in round 2 has got rid of what round 1 printed.
+    stopped.until(lambda: len(scene.held_workers()) == 2, "two workers that wait in round 2")
     assert scene.log(0).count("said said") + scene.log(1).count("said said") > 0
     stopped.signal(signal.SIGINT)
-    until(partial(scene.run.events, "RunFinished"), "the end of the run")
+    stopped.until(partial(scene.run.events, "RunFinished"), "the end of the run")
     scene.gates.open("plain", 2)
     assert stopped.ended() == 130
     first = scene.worker_pids()
@@ -87,10 +86,10 @@ def test_workers_leave_with_their_master(scene: Scene) -> None:
 
     scene.gates.close("plain", 2)
     killed = scene.start()
-    until(lambda: len(scene.held_workers()) == 2, "two new workers that wait in round 2")
+    killed.until(lambda: len(scene.held_workers()) == 2, "two new workers that wait in round 2")
     victim, other = scene.held_workers()
     os.kill(victim, signal.SIGKILL)
-    until(lambda: scene.run.events("WorkerReturned"), "the return of the one that died")
+    killed.until(lambda: scene.run.events("WorkerReturned"), "the return of the one that died")
     (newcomer,) = set(scene.worker_pids()) - {*first, victim, other}
     killed.kill()
     until(lambda: is_gone(other) and is_gone(newcomer), "the workers' leaving")

@@ -14,7 +14,7 @@ from protocol.secret import new_secret, read_secret, write_secret
 from tests.conftest import Daemons, Process, until
 from tests.system.conftest import Gates, MasterHere
 
-pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.timeout(300), pytest.mark.xdist_group("workers")]
+pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 @dataclass

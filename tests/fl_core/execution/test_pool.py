@@ -53,7 +53,7 @@ def test_a_slot_keeps_what_its_runs_need() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_within_an_operation(threads: int) -> None:
     """As many as the experiment says, whatever the rest of the process uses; autograd stays in the slot's thread."""
-    pool = DevicePool([CPU], 1, intra_op_threads=threads)
+    pool = DevicePool([CPU], 1)
     seen: list[int] = []
 
     def job(slot: Slot) -> int:
@@ -62,7 +62,8 @@ def test_threads_within_an_operation(threads: int) -> None:
         y.register_hook(lambda g: seen.append(threading.get_ident()))
         y.sum().backward()
         seen.append(threading.get_ident())
-        return torch.get_num_threads()
+        with slot.active(threads):
+            return torch.get_num_threads()
 
     assert pool.submit(job).result(30) == threads
     pool.close()

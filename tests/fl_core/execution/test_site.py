@@ -146,3 +146,35 @@ def test_a_slot_has_one_replica_a_run(session: MakeSession, loop: MakeLoop) -> N
     other.receive(round.broadcast)
     other.execute(slot, works[0])
     assert slot.replicas["run"] is first is not slot.replicas["other"]
+
+
+COUNTING = """\
+from dataclasses import dataclass
+import torch
+from algorithms.fedavg import FedAvg
+from fl_core import State
+
+@dataclass(frozen=True)
+class Counting(FedAvg):
+    class Reply(FedAvg.Reply):
+        threads: int
+
+    def local_state(self, client, x0, x, s):
+        return self.Reply(delta=client.compress(x - x0), threads=torch.get_num_threads())
+
+    def server_gradient(self, server, replies):
+        assert {int(reply.threads) for reply in replies} == {2}
+        return super().server_gradient(server, replies)
+"""
+
+
+def test_the_experiment_says_how_many_threads_an_operation_has(session: MakeSession, loop: MakeLoop) -> None:
+    """`[execution] intra_op_threads` holds where clients run: in a pool and in the reference."""
+    before = torch.get_num_threads()
+    files = {("algorithm", "counting.py"): COUNTING}
+    s = session(files, algorithm={"name": "counting.py"}, execution={"intra_op_threads": 2, "fuse": "never"})
+    try:
+        expected = list(run_reference(s))[-1][0].x
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(by_pool(s, loop, 2, False), expected)

@@ -95,7 +95,7 @@ def test_a_rich_experiment_survives_the_round_trip(tmp_path: Path, good: str, wr
         "local.steps=4",
         "model={name='mlp', hidden=[30, 20], dropout=0.5, dtype='float64'}",
         "label=a, b",
-        "on_error=skip",
+        "on_error=stop",
         "execution.cohort=4",
     ]
     (run,) = read_experiments(written(tmp_path, good), overrides)
