@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from fl_core.errors import FlspanError, UserCodeError
+from fl_core.errors import FlspanError
 from fl_core.metrics import evaluate
 from fl_core.reference import run_reference
 from fl_core.session import Session
 from master import events
-from master.round_loop import Outcome
+from master.round_loop import Outcome, told
 
 _CUMULATIVE = ("oracle_calls", "bits_up", "bits_down")
 
@@ -40,12 +40,7 @@ class ReferenceLoop:
         try:
             await self._rounds()
         except FlspanError as error:
-            return self._outcome("failed", str(error))
-        except Exception as error:
-            found = UserCodeError.of(error, files=self._session.user_files())
-            if not found.file:
-                raise  # our own mistake, with its own traceback
-            return self._outcome("failed", f"{found}\n{found.traceback_text.rstrip()}")
+            return self._outcome("failed", told(error))
         return self._outcome("stopped" if self._number < self._session.experiment.rounds else "finished")
 
     async def _rounds(self) -> None:

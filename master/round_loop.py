@@ -115,7 +115,7 @@ class RoundLoop:
             elif self._stopping and self.rounds_done < self.session.experiment.rounds:
                 reason = "stopped"
         except FlspanError as error:
-            reason, text = "failed", _told(error)
+            reason, text = "failed", told(error)
         finally:
             self.cluster.close_run(self.run_name)
             await self._settle(save=first <= self.rounds_done)
@@ -129,7 +129,7 @@ class RoundLoop:
             if self._is_over():
                 return
             started = time.perf_counter()
-            round, works = await self._in_thread("server", self._blamed, self._begin, number)
+            round, works = await self._in_thread("server", self._begin, number)
             if self._is_over():  # stopped meanwhile: nobody would give up the round that begins now
                 return
             self._emit(
@@ -146,7 +146,7 @@ class RoundLoop:
             if self._under_way.cancelled():
                 return
             results = self._under_way.result()
-            metrics = await self._in_thread("server", self._blamed, self._finish, round, results)
+            metrics = await self._in_thread("server", self._finish, round, results)
             self._finish_round(number, metrics, time.perf_counter() - started)
             if number % experiment.checkpoint.every == 0:
                 checkpoint = await self._in_thread("server", self._checkpoint)
@@ -158,18 +158,6 @@ class RoundLoop:
 
     def _is_over(self) -> bool:
         return self._stopping or self._stop_reached
-
-    def _blamed(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function that runs the algorithm's methods on the server; what her lines raise is a UserCodeError."""
-        try:
-            return function(*arguments)
-        except FlspanError:
-            raise
-        except Exception as error:
-            found = UserCodeError.of(error, files=self.session.user_files())
-            if not found.file:
-                raise  # our own mistake, with its own traceback
-            raise found from error
 
     def _begin(self, number: int) -> tuple[Round, list[CohortWork]]:
         round = self._server.begin_round(number)
@@ -295,7 +283,8 @@ def _total(results: list[CohortResult], name: str) -> float:
     return math.fsum(value for result in results for value in result.metrics[name])
 
 
-def _told(error: FlspanError) -> str:
+def told(error: FlspanError) -> str:
+    """The error, and where the user's code raised it the traceback."""
     if isinstance(error, UserCodeError) and error.traceback_text:
         return f"{error}\n{error.traceback_text.rstrip()}"
     return str(error)

@@ -15,6 +15,7 @@ from algorithms.fedavg import FedAvg
 from fl_core.errors import UserCodeError
 from fl_core.execution.cohort import CohortResult, CohortRunner, CohortWork
 from fl_core.execution.pool import DevicePool, parse_devices
+from fl_core.execution.site import Site
 from fl_core.session import Session, open_session
 from master.cluster import Cluster
 from master.local_executor import LocalExecutor
@@ -29,6 +30,22 @@ class Raising(FedAvg):
         if client.id == 2:
             raise ZeroDivisionError("client 2 it is")
         return client.gradient(x)
+
+
+@dataclass(frozen=True)
+class Stepping(FedAvg):
+    """FedAvg with one local step."""
+
+    def local_steps(self, client: Any, s: Any) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Doubling(Stepping):
+    """The same with twice the gradient."""
+
+    def local_gradient(self, client: Any, x: torch.Tensor, s: Any) -> torch.Tensor:
+        return 2 * client.gradient(x)
 
 
 @pytest.fixture
@@ -72,3 +89,20 @@ async def test_a_client_s_error_is_the_round_s(cluster: Cluster) -> None:
         await results_of(cluster, replace(session, algorithm=Raising()))
     assert caught.value.client == 2
     assert len(await results_of(cluster, session)) == 4
+
+
+def test_a_replica_left_behind_is_not_used() -> None:
+    """A run set up again under its name (a worker's master came back) computes with what it has now."""
+    session = open_session(small_experiment())
+    round = session.server().begin_round(1)
+    pool = DevicePool(parse_devices("cpu"), 1)
+
+    def payload(algorithm: FedAvg) -> bytes:
+        site = Site("r", session.problem, algorithm, session.work)
+        site.receive(round.broadcast)
+        work = CohortWork(1, 0, (0,), {}, {})
+        return pool.submit(lambda slot: site.execute(slot, work)).result().coded["delta"].payload.tobytes()
+
+    plain, doubled = payload(Stepping()), payload(Doubling())
+    pool.close()
+    assert (np.frombuffer(doubled) == 2 * np.frombuffer(plain)).all()

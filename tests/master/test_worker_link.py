@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -191,8 +192,11 @@ async def test_a_run_that_is_over_before_the_worker_is_ready_holds_nobody_up(
 ) -> None:
     """The worker still loads data for the run that failed when the next one begins: its tasks come through."""
 
+    loading = asyncio.Event()
+
     async def behaviour(end: Any) -> None:
         assert (await end.hear(messages.Setup)).run == "failing"
+        loading.set()
         while not isinstance((await end.link.receive())[0], messages.Forget):
             pass  # Cancel, for each task that this worker was to get
         await end.say(messages.Ready("failing", True))
@@ -203,12 +207,49 @@ async def test_a_run_that_is_over_before_the_worker_is_ready_holds_nobody_up(
         await bench.until(events.WorkerJoined)
         bench.open("failing")
         given_up = bench.begin("failing")
-        await asyncio.sleep(0)
+        await loading.wait()  # so the first task waits at the link for the worker to be ready
         bench.cluster.close_run("failing")
         with pytest.raises(asyncio.CancelledError):
             await given_up
         bench.open("next")
         assert len(await bench.begin("next")) == 4
+
+
+async def test_after_a_forget_nothing_of_the_run_follows(
+    bench: Bench, scripted_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends while its model is being packed for this worker: sent later, it would end the link."""
+    heard: list[tuple[str, str]] = []
+    packing, go_on = threading.Event(), threading.Event()
+    pack = wire.broadcast_message
+
+    def slow(run: str, broadcast: Any) -> Any:
+        if run == "failing":
+            packing.set()
+            go_on.wait(30)
+        return pack(run, broadcast)
+
+    async def behaviour(end: Any) -> None:
+        try:
+            await bench.serve(end)
+        finally:
+            heard.extend((type(message).__name__, message.run) for message in end.heard)
+
+    monkeypatch.setattr(wire, "broadcast_message", slow)
+    async with scripted_worker(behaviour) as address:
+        bench.open("failing")
+        bench.dial(address)
+        given_up = bench.begin("failing")
+        while not packing.is_set():
+            await asyncio.sleep(0)
+        bench.cluster.close_run("failing")
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        bench.open("next")
+        assert len(await bench.begin("next")) == 4
+    assert [kind for kind, run in heard if run == "failing" and kind != "Cancel"] == ["Setup", "Forget"]
+    assert [kind for kind, run in heard if run == "next"] == ["Setup", "Broadcast", *["Task"] * 4]
 
 
 async def test_a_worker_s_error_names_file_line_client_and_worker(bench: Bench, scripted_worker: Any) -> None:
