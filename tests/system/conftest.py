@@ -64,6 +64,24 @@ def gates(tmp_path_factory: pytest.TempPathFactory) -> Gates:
     return Gates(tmp_path_factory.mktemp("gates"))
 
 
+def master_options(runs: Path, **changed: Any) -> MasterOptions:
+    """Those of a master with neither local threads nor workers, but for what is changed."""
+    given: dict[str, Any] = {
+        "workers": (),
+        "devices": "none",
+        "threads_per_device": 1,
+        "reference": False,
+        "data_root": None,
+        "runs_dir": runs,
+        "resume": True,
+        "dashboard": False,
+        "secret": None,
+        "lz4": False,
+        "command_line": (),
+    }
+    return MasterOptions(**(given | changed))
+
+
 @dataclass
 class MasterHere:
     """A master in this process, which saves the test the time to import torch; its workers are real processes."""
@@ -76,20 +94,7 @@ class MasterHere:
 
     def start(self, label: str, *overrides: str, **options: Any) -> MasterHere:
         """Begin one run of the experiment file, the one with that label."""
-        given: dict[str, Any] = {
-            "workers": (),
-            "devices": "none",
-            "threads_per_device": 1,
-            "reference": False,
-            "data_root": None,
-            "runs_dir": self.runs,
-            "resume": True,
-            "dashboard": False,
-            "secret": None,
-            "lz4": False,
-            "command_line": (),
-        }
-        self.master = Master(MasterOptions(**(given | options)), self.out)
+        self.master = Master(master_options(self.runs, **options), self.out)
         chosen = [found for found in read_experiments(self.experiment, overrides) if found.label == label]
         self.task = asyncio.create_task(self.master.run(chosen))
         return self
