@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fl_core.state import Number, Zeros, as_tensor, materialize
 
+_CLIENTS = "#clients"  # no field can have this name
+
 
 class ClientMemories:
     """Memory fields of all clients. A client that has not taken part yet has the declared initial values and no entry.
@@ -42,10 +44,10 @@ class ClientMemories:
         if not self._kept:
             return {}
         clients = tuple(sorted(self._kept))
-        return {"clients": torch.tensor(clients), **self.gather(clients)}
+        return {_CLIENTS: torch.tensor(clients), **self.gather(clients)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` once returned."""
         self._kept = {}
         if state:
-            self.commit(tuple(int(i) for i in state["clients"]), {name: state[name] for name in self._initial})
+            self.commit(tuple(int(i) for i in state[_CLIENTS]), {name: state[name] for name in self._initial})

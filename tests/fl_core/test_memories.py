@@ -76,7 +76,7 @@ def test_state_and_restore() -> None:
     kept.commit((8,), rows(1, 1.0))
     kept.commit((2,), rows(1, 4.0))
     saved = kept.state()
-    assert saved["clients"].tolist() == [2, 8]
+    assert saved["#clients"].tolist() == [2, 8]
     other.commit((5,), rows(1, 9.0))
     other.restore(saved)
     assert other.gather((5,)) == {}, "what was there before is gone"
@@ -93,3 +93,12 @@ def test_a_method_without_memory_keeps_nothing() -> None:
     kept.commit((1, 2), {})
     assert kept.state() == {}
     assert kept.gather((1, 2)) == {}
+
+
+def test_a_field_may_be_called_clients() -> None:
+    """The saved ids have a name that no field can have, so neither overwrites the other."""
+    before, after = (ClientMemories({"clients": zeros()}, 2, torch.float32) for _ in range(2))
+    before.commit((4, 7), {"clients": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
+    after.restore(before.state())
+    assert after.gather((4, 7))["clients"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert after.state()["#clients"].tolist() == [4, 7]
