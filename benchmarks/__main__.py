@@ -1,10 +1,11 @@
 """The command line: runs every measurement, prints a table, writes JSON.
 
-    python -m benchmarks --quick                    minutes
-    python -m benchmarks --full --json docs/performance.json
+    python -m benchmarks --quick                    four minutes
+    python -m benchmarks --full --json docs/performance.json        twelve
     python -m benchmarks --quick --only L
 
-Bare loop and flspan alternate in one process tree, so that a slow phase of the machine meets both.
+Bare loop and flspan alternate in one process tree, so that a slow phase of the machine meets both: a run of ours is
+compared with the bare loop just before it and just after it. What is measured at the moment goes to standard error.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -24,69 +25,104 @@ import click
 import torch
 
 from benchmarks import fixed_costs, ours, transport
+from benchmarks.bare import BareProcess
 from benchmarks.workloads import WORKLOADS, Workload
+
+_STARTED = time.perf_counter()
+_SLOW = {"C": ("1 thread", "2 threads", "2 workers"), "R": ("2 threads", "2 workers")}
+"""Of models that are not fused, what is the same as another way is left out."""
 
 
 @click.command()
-@click.option("--quick/--full", default=True, help="One repeat of fewer rounds, or three of all.")
+@click.option("--quick/--full", default=True, help="One repeat of fewer rounds, or two of all (of R one).")
 @click.option(
     "--only", multiple=True, type=click.Choice([*WORKLOADS, "transport", "fixed"]), help="Leave out the rest."
 )
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write everything there.")
 def main(*, quick: bool, only: tuple[str, ...], path: Path | None) -> None:
     """Measures flspan against the best plain PyTorch loop written by hand."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that children are ended too
     chosen = only or (*WORKLOADS, "transport", "fixed")
     found: dict[str, Any] = {"machine": machine(), "workloads": {}}
     click.echo(
-        f"{'':8}{'':14}{'updates/s':>11}{'x bare':>8}{'first s':>9}{'round ms':>10}{'MB':>7}{'wire B/round':>14}"
+        f"{'':8}{'':14}{'updates/s':>11}{'x bare':>8}{'first s':>9}{'round ms':>10}{'own ms':>8}{'MB':>7}"
+        f"{'wire B/round':>14}"
     )
     for name in [name for name in WORKLOADS if name in chosen]:
         found["workloads"][name] = against_bare(WORKLOADS[name], quick)
     if "fixed" in chosen:
         seconds = 1.0 if quick else 5.0
+        _progress("fixed costs")
         found["client_ms"] = fixed_costs.client_ms(seconds)
         found["aggregation_ratio"] = fixed_costs.aggregation_ratio(seconds)
         click.echo(f"a client of L by itself: {found['client_ms']:.3f} ms more than the bare loop's")
         click.echo(f"aggregation of 100 x 11.2M floats: {found['aggregation_ratio']:.2f} x one pass over them")
     if "transport" in chosen:
-        found["transport"] = {}
-        for size in (45_000_000, 240_000_000):
-            measured = transport.measure(size, 5 if quick else 20)
-            found["transport"][size] = asdict(measured)
-            click.echo(
-                f"{size / 1e6:.0f} MB over loopback: {measured.ours_gb_per_s:.2f} GB/s, blocking sockets "
-                f"{measured.blocking_gb_per_s:.2f}; loop lag {measured.lag_ms:.1f} ms; round trip "
-                f"{measured.round_trip_us:.0f} us; {measured.small_per_s:.0f} small messages/s"
-            )
+        found["transport"] = {size: _transport(size, quick) for size in (45_000_000, 240_000_000)}
+    found["took_s"] = time.perf_counter() - _STARTED
     if path is not None:
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def against_bare(workload: Workload, quick: bool) -> dict[str, Any]:
     """The bare loop and every way of ours, alternating; medians over the repeats."""
-    rounds = max(4, workload.rounds // 4) if quick else workload.rounds
-    bare: list[dict[str, float]] = []
-    each: dict[str, list[ours.Measured]] = {way: [] for way in ours.WAYS}
-    for _ in range(1 if quick else 3):
-        for way, measured in each.items():
-            bare.append(_bare(workload, 2.0 if quick else 8.0))
-            fewer = max(4, rounds // 10) if way == "one by one" else rounds
-            measured.append(ours.measure(workload, way, fewer))
-    speed = statistics.median(one["updates_per_s"] for one in bare)
-    peak = max(one["peak_bytes"] for one in bare)
-    click.echo(f"{workload.name:8}{'bare loop':14}{speed:11.0f}{1.0:8.2f}{'':19}{peak / 1e6:7.0f}")
-    rows: dict[str, Any] = {"bare": {"updates_per_s": speed, "peak_bytes": peak}}
-    for number, (way, measured) in enumerate(each.items()):
-        # Each run against the bare runs just before it: the machine drifts.
-        beside = [one["updates_per_s"] for one in bare[number :: len(each)]]
-        ratio = statistics.median(m.updates_per_s / b for m, b in zip(measured, beside, strict=True))
-        middle = sorted(measured, key=lambda m: m.updates_per_s)[len(measured) // 2]
+    ways = _SLOW.get(workload.name, tuple(ours.WAYS))
+    repeats = 1 if quick or workload.name == "R" else 2
+    rates: list[float] = []
+    each: dict[str, list[tuple[ours.Measured, float]]] = {way: [] for way in ways}
+    with BareProcess(workload, ours.ROOT) as bare:
+
+        def beside() -> float:
+            rates.append(bare.rate(1.5 if quick else 4.0))
+            _progress(f"{workload.name}, bare loop: {rates[-1]:.4g} updates/s")
+            return rates[-1]
+
+        before = beside()
+        for way in ways * repeats:
+            measured = ours.measure(workload, way, _rounds(workload, way, quick))
+            _progress(f"{workload.name}, {way}: {measured.updates_per_s:.4g} updates/s")
+            after = beside()
+            each[way].append((measured, 2 * measured.updates_per_s / (before + after)))
+            before = after
+        peak = bare.peak_bytes
+    speed = statistics.median(rates)
+    click.echo(f"{workload.name:8}{'bare loop':14}{speed:11.0f}{1.0:8.2f}{'':27}{peak / 1e6:7.0f}")
+    rows: dict[str, Any] = {"bare": {"updates_per_s": speed, "slowest": min(rates), "fastest": max(rates)}}
+    rows["bare"]["peak_bytes"] = peak
+    for way, found in each.items():
+        ratio = statistics.median(ratio for _, ratio in found)
+        middle = sorted((m for m, _ in found), key=lambda m: m.updates_per_s)[len(found) // 2]
         rows[way] = {**asdict(middle), "ratio": ratio}
-        click.echo(
-            f"{'':8}{way:14}{middle.updates_per_s:11.0f}{ratio:8.2f}{middle.first_round_s:9.2f}{middle.round_ms:10.2f}"
-            f"{middle.peak_bytes / 1e6:7.0f}{middle.wire_bytes:14.0f}"
-        )
+        _row(way, middle, ratio)
     return rows
+
+
+def _rounds(workload: Workload, way: str, quick: bool) -> int:
+    rounds = workload.quick_rounds if quick else workload.rounds
+    return min(rounds, max(4, rounds // 20)) if way == "one by one" else rounds
+
+
+def _row(way: str, measured: ours.Measured, ratio: float) -> None:
+    own = "" if measured.own_ms is None else f"{measured.own_ms:.2f}"
+    click.echo(
+        f"{'':8}{way:14}{measured.updates_per_s:11.0f}{ratio:8.2f}{measured.first_round_s:9.2f}{measured.round_ms:10.2f}"
+        f"{own:>8}{measured.peak_bytes / 1e6:7.0f}{measured.wire_bytes:14.0f}"
+    )
+
+
+def _transport(size: int, quick: bool) -> dict[str, Any]:
+    _progress(f"{size / 1e6:.0f} MB over loopback")
+    measured = transport.measure(size, 5 if quick else 20)
+    click.echo(
+        f"{size / 1e6:.0f} MB over loopback: {measured.ours_gb_per_s:.2f} GB/s, blocking sockets "
+        f"{measured.blocking_gb_per_s:.2f}; loop lag {measured.lag_ms:.1f} ms; round trip "
+        f"{measured.round_trip_us:.0f} us; {measured.small_per_s:.0f} small messages/s"
+    )
+    return asdict(measured)
+
+
+def _progress(text: str) -> None:
+    click.echo(f"{time.perf_counter() - _STARTED:6.0f} s  {text}", err=True)
 
 
 def machine() -> dict[str, Any]:
@@ -101,13 +137,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d %H:%M"),
     }
-
-
-def _bare(workload: Workload, seconds: float) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.bare", workload.name, str(seconds)]
-    done = subprocess.run(command, cwd=ours.ROOT, capture_output=True, text=True, check=True)
-    measured: dict[str, float] = json.loads(done.stdout)
-    return measured
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,22 @@ WAYS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "2 workers": (["--spawn", "2", "--threads-per-device", "1"], {}),
 }
 """Options of flmaster, and keys of [execution]."""
+_ONE_SLOT = frozenset({"one by one", "1 thread"})
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run showed."""
+    """What one run showed.
+
+    Attributes:
+        own_ms: of a median round, what is left when the time in which its tasks computed is taken off; known where they
+            computed one after the other.
+    """
 
     updates_per_s: float
     first_round_s: float
     round_ms: float
+    own_ms: float | None
     peak_bytes: int
     wire_bytes: int
 
@@ -50,8 +59,11 @@ def measure(workload: Workload, way: str, rounds: int) -> Measured:
             [*command, *options, str(path)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         watch = TreeMemory(process.pid)
-        _, errors = process.communicate()
-        peak = watch.stop()
+        try:
+            _, errors = process.communicate()
+        finally:  # stopped from outside: nothing is left running
+            process.kill()
+            peak = watch.stop()
         if process.returncode:
             raise RuntimeError(f"flmaster ended with {process.returncode}: {errors[-2000:]}")
         events = _read(folder, "events.jsonl")
@@ -62,8 +74,27 @@ def measure(workload: Workload, way: str, rounds: int) -> Measured:
     count = len(ends) - 1 - skip
     wire = max((int(m.get("wire_bytes_sent", 0)) + int(m.get("wire_bytes_received", 0)) for m in metrics), default=0)
     return Measured(
-        count * workload.per_round / elapsed, ends[1] - started, 1000 * elapsed / count, peak, wire // max(1, rounds)
+        updates_per_s=count * workload.per_round / elapsed,
+        first_round_s=ends[0] - started,
+        round_ms=1000 * elapsed / count,
+        own_ms=1000 * statistics.median(own_s(events)[skip:]) if way in _ONE_SLOT else None,
+        peak_bytes=peak,
+        wire_bytes=wire // max(1, rounds),
     )
+
+
+def own_s(events: Sequence[dict[str, Any]]) -> list[float]:
+    """Of each round but the first: from the end of the one before to its own, without the time of its tasks."""
+    own: list[float] = []
+    end_s, tasks_s = None, 0.0
+    for event in events:
+        if event["event"] == "TaskFinished":
+            tasks_s += event["seconds_s"]
+        elif event["event"] == "RoundFinished":
+            if end_s is not None:
+                own.append(event["time_s"] - end_s - tasks_s)
+            end_s, tasks_s = event["time_s"], 0.0
+    return own
 
 
 def _read(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -44,6 +44,7 @@ class Workload:
     batch: int
     lr: float
     rounds: int
+    quick_rounds: int
     extra: dict[str, Any] = field(default_factory=dict)
 
     def data(self) -> tuple[Tensor, Tensor]:
@@ -104,11 +105,11 @@ _RESNET = {"name": "resnet18", "loss": "cross_entropy"}
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("Q100", _LINEAR, 1000, 100, 12, (20,), 0, 1, 12, 0.01, 2000),
-        Workload("Q1000", _LINEAR, 10_000, 1000, 12, (20,), 0, 1, 12, 0.01, 400),
-        Workload("L", _LOGISTIC, 200, 100, 60, (784,), 10, 3, 20, 0.05, 150),
-        Workload("C", _CNN, 100, 20, 60, (1, 28, 28), 10, 5, 10, 0.02, 6),
-        Workload("R", _RESNET, 20, 10, 32, (3, 32, 32), 10, 1, 32, 0.01, 2),
+        Workload("Q100", _LINEAR, 1000, 100, 12, (20,), 0, 1, 12, 0.01, 2000, 1200),
+        Workload("Q1000", _LINEAR, 10_000, 1000, 12, (20,), 0, 1, 12, 0.01, 1000, 600),
+        Workload("L", _LOGISTIC, 200, 100, 60, (784,), 10, 3, 20, 0.05, 120, 40),
+        Workload("C", _CNN, 100, 20, 60, (1, 28, 28), 10, 5, 10, 0.02, 8, 4),
+        Workload("R", _RESNET, 20, 10, 32, (3, 32, 32), 10, 1, 32, 0.01, 4, 2),
     )
 }
 """Q: least squares, one full-gradient step. L: logistic regression. C: the FedAvg CNN. R: ResNet18 with BatchNorm."""

@@ -9,6 +9,7 @@ never sent.
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ def check_stack(x: Tensor, generators: Sequence[torch.Generator]) -> None:
         raise ValueError(f"{x.shape[0]} vectors need as many generators, not {len(generators)}")
     # NaN and inf survive every sum, so a finite sum proves finite terms in one cheap pass; the converse may
     # fail by overflow, hence the exact look before anything is said.
-    if bool(torch.isfinite(x.sum(dim=1)).all()):
+    if all(map(math.isfinite, x.sum(dim=1).tolist())):
         return
     rows = [g for g in range(x.shape[0]) if not bool(torch.isfinite(x[g]).all())]
     if rows:
@@ -160,18 +161,22 @@ def check_stack(x: Tensor, generators: Sequence[torch.Generator]) -> None:
 
 def check_payload(payload: Bytes, sizes: Sequence[int], expected: int) -> None:
     """Raise PayloadError unless there are payloads, each of `expected` bytes."""
-    for row, size in enumerate(sizes):
-        if size != expected:
-            raise PayloadError(f"payload {row} has {size} bytes where {expected} were due")
-    split(payload, sizes)
+    if any(size != expected for size in sizes):
+        row = next(row for row, size in enumerate(sizes) if size != expected)
+        raise PayloadError(f"payload {row} has {sizes[row]} bytes where {expected} were due")
+    _check_sum(payload, sizes)
 
 
 def split(payload: Bytes, sizes: Sequence[int]) -> list[Bytes]:
     """The payloads one by one, as views. Raises PayloadError if the sizes do not sum to the payload."""
-    if sum(sizes) != payload.size or min(sizes, default=-1) < 0:
-        raise PayloadError(f"the payload has {payload.size} bytes but its sizes sum to {sum(sizes)}")
+    _check_sum(payload, sizes)
     ends = list(itertools.accumulate(sizes))
     return [payload[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _check_sum(payload: Bytes, sizes: Sequence[int]) -> None:
+    if sum(sizes) != payload.size or min(sizes, default=-1) < 0:
+        raise PayloadError(f"the payload has {payload.size} bytes but its sizes sum to {sum(sizes)}")
 
 
 def empty(shape: tuple[int, int], like: Layout) -> Tensor:

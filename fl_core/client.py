@@ -17,6 +17,7 @@ from compressors.compressor import Compressor
 from fl_core.algorithm import Algorithm
 from fl_core.errors import ExperimentError
 from fl_core.estimators import Estimator
+from fl_core.execution.streams import KeyedGenerators
 from fl_core.optimizers import FlatOptimizer
 from fl_core.oracle import Oracle
 from fl_core.randomness import generator
@@ -64,6 +65,18 @@ def omega_of(compressor: Compressor, d: int) -> float:
     return omega
 
 
+def total_loss(losses: Sequence[tuple[Tensor, int]]) -> float:
+    """Σ of (a batch's mean loss × its samples), in float64 and in order. It waits for the device: ask once."""
+    if not losses:
+        return 0.0
+    values = [value for value, _ in losses]
+    numbers = torch.stack(values).tolist() if values[0].is_cuda else map(float, values)
+    total = 0.0
+    for number, (_, size) in zip(numbers, losses, strict=True):
+        total += number * size
+    return total
+
+
 class Client:
     """Client i in round t.
 
@@ -74,6 +87,7 @@ class Client:
         memory: its Memory record; assign its fields to change what the client remembers.
         round: t, from 1.
         x0: the point `[d]` its local steps of this round start from (empty before).
+        losses: the mean loss and the number of samples of each batch whose gradient was asked for.
     """
 
     def __init__(
@@ -89,15 +103,21 @@ class Client:
         self.optimizer = FlatOptimizer(*work.optimizer)
         self.x0 = torch.empty(0)
         self.oracle_calls = 0
-        self.loss_sum: Tensor | float = 0.0
         self.loss_count = 0
         self._work = work
         self._oracle = oracle
         self._step = 0
+        self.losses: list[tuple[Tensor, int]] = []
         self._batch: tuple[int, Sequence[Tensor]] | None = None
+        self._order: tuple[int, Tensor] | None = None
         self._method: tuple[Algorithm, Any] = (Algorithm(), None)
-        self._single_gradient: Tensor | None = None
+        self._single_gradient: Tensor | Sequence[Tensor] | None = None
         self._compressions = 0
+
+    @property
+    def loss_sum(self) -> float:
+        """Σ of (a batch's loss × its samples) over all gradients asked for so far, in float64."""
+        return total_loss(self.losses)
 
     # --- the oracle ----------------------------------------------------------------------------------------------
 
@@ -125,6 +145,7 @@ class Client:
     def pseudo_gradient(self, x0: Tensor, x: Tensor) -> Tensor:
         """(x0 - x)/(τ η_l): what τ local steps say the gradient is. With one plain step, its very gradient."""
         if self._single_gradient is not None:
+            self._single_gradient = _joined(self._single_gradient)
             return self._single_gradient
         return (x0 - x) / (self.steps * self.lr)
 
@@ -136,19 +157,26 @@ class Client:
             x, single = self._walk(y)
         finally:
             self.x0, self.optimizer = x0, optimizer
-        return (y - x) / (self.steps * self.lr) if single is None else single
+        return (y - x) / (self.steps * self.lr) if single is None else _joined(single)
 
-    def _walk(self, x0: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The local steps from x0: where they end; and the direction, if it was one step x0 - η_l g."""
+    def _walk(self, x0: Tensor) -> tuple[Tensor, Tensor | Sequence[Tensor] | None]:
+        """The local steps from x0: where they end; and the direction, if it was one step x0 - η_l g, in pieces."""
         algorithm, s = self._method
         plain = self._work.plain_sgd and type(algorithm).client_opt is Algorithm.client_opt
+        default = plain and type(algorithm).local_gradient is Algorithm.local_gradient
+        direct = default and type(self.optimizer) is FlatOptimizer and self.optimizer.plain
         self.x0 = x0
         x = self.optimizer.start(x0)
-        g: Tensor | None = None
+        g: Tensor | Sequence[Tensor] | None = None
         for k in range(self.steps):
             self._step = k
-            g = algorithm.local_gradient(self, x, s)
-            x = algorithm.client_opt(self, x, g)
+            if direct and self._oracle.can_descend(x):
+                inputs, targets = self._samples()
+                g, value = self._oracle.descend(x, inputs, targets, self.optimizer.lr)
+                self._count(value, targets)
+            else:
+                g = algorithm.local_gradient(self, x, s)
+                x = algorithm.client_opt(self, x, g)
         self._step = self.steps
         return x, g if plain and self.steps == 1 else None
 
@@ -163,7 +191,9 @@ class Client:
         """C(v) by the experiment's uplink operator, with randomness of its own each time it is called."""
         call = self._compressions
         self._compressions += 1
-        encoded = self._work.compressor.encode(v.unsqueeze(0), [self.generator("compress", call)])
+        # Made only where the operator draws: most of the time of a small message would else go there.
+        source = KeyedGenerators(self._work.seed, self.round, (self.id,), "compress", call)
+        encoded = self._work.compressor.encode(v.unsqueeze(0), source)
         return Message(encoded.value[0], encoded.payload, call)
 
     def generator(self, *purpose: int | str) -> torch.Generator:
@@ -172,18 +202,38 @@ class Client:
 
     def _asked(self, x: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         g, value = self._oracle.gradient(x, inputs, targets)
+        self._count(value, targets)
+        return g
+
+    def _count(self, value: Tensor, targets: Tensor) -> None:
+        """A gradient was asked for, on these samples."""
         size = targets.shape[0]
         self.oracle_calls += size
-        self.loss_sum = self.loss_sum + value.double() * size
         self.loss_count += size
-        return g
+        self.losses.append((value, size))
 
     def _samples(self) -> Sequence[Tensor]:
         if self._batch is None or self._batch[0] != self._step:
-            chosen = self._work.estimator.indices(self.m, (self._work.seed, self.round, self.id), self._step)
+            chosen = self._chosen()
             if chosen is None:
                 self._batch = (self._step, (self.inputs, self.targets))
             else:
-                chosen = chosen.to(self.targets.device)
-                self._batch = (self._step, (self.inputs[chosen], self.targets[chosen]))
+                self._batch = (self._step, (self.inputs.index_select(0, chosen), self.targets.index_select(0, chosen)))
         return self._batch[1]
+
+    def _chosen(self) -> Tensor | None:
+        """The samples of the present step, on their device; an epoch's order is drawn once."""
+        estimator, key = self._work.estimator, (self._work.seed, self.round, self.id)
+        place = estimator.place(self.m, self._step)
+        if place is None:
+            chosen = estimator.indices(self.m, key, self._step)
+            return None if chosen is None else chosen.to(self.targets.device)
+        epoch, samples = place
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, estimator.order(self.m, key, epoch).to(self.targets.device))
+        return self._order[1][samples]
+
+
+def _joined(g: Tensor | Sequence[Tensor]) -> Tensor:
+    """A gradient that may lie in pieces, one a parameter, as `[d]`."""
+    return g if isinstance(g, Tensor) else torch.cat([piece.reshape(-1) for piece in g])

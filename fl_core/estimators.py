@@ -71,8 +71,18 @@ class Estimator:
             return None
         if self.kind in ("nice", "uniform"):
             return torch.randperm(m, generator=generator(seed, round, client, "sample", step))[:b]
+        place = self.place(m, step)
+        assert place is not None
+        epoch, samples = place
+        return self.order(m, key, epoch)[samples]
+
+    def place(self, m: int, step: int) -> tuple[int, slice] | None:
+        """Of "minibatch" on fewer than m samples: the epoch of a local step, and where in its order the samples lie."""
+        b = self.size(m)
+        if self.kind != "minibatch" or b >= m:
+            return None
         epoch, position = divmod(step, -(-m // b))
-        return self.order(m, key, epoch)[position * b : (position + 1) * b]
+        return epoch, slice(position * b, (position + 1) * b)
 
     def order(self, m: int, key: tuple[int, int, int], epoch: int) -> Tensor:
         """In which order "minibatch" goes through the samples in an epoch: int64 `[m]`."""

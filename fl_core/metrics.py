@@ -4,6 +4,7 @@ f              (1/n) Σ_i f_i(x), the full objective, regulariser included
 grad_norm      ‖∇f(x)‖₂ of that objective
 distance       ‖x - x*‖₂ where x* is known
 loss, accuracy, accuracy_top5    on the test set
+client_…       quantiles over the clients: `fl_core.client_metrics`
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fl_core.experiment.schema import EVALUATED_METRICS
+from fl_core.client_metrics import client_quantiles
+from fl_core.experiment.schema import CLIENT_METRICS, EVALUATED_METRICS
 from fl_core.oracle import Oracle
 from fl_core.randomness import ClientRandomness, generator
 
@@ -49,7 +51,9 @@ def _evaluated(problem: Problem, oracle: Oracle, x: Tensor, asked: set[str]) -> 
     if asked & {"loss", "accuracy", "accuracy_top5"} and problem.test is not None:
         classes = problem.classifies and bool(asked & {"accuracy", "accuracy_top5"})
         found |= _on_test_set(problem, oracle, x, classes)
-    return {name: found[name] for name in EVALUATED_METRICS if name in asked and name in found}
+    named = {name: found[name] for name in EVALUATED_METRICS if name in asked and name in found}
+    of_clients = asked.intersection(CLIENT_METRICS)
+    return named | client_quantiles(problem, oracle, x, of_clients) if of_clients else named
 
 
 def full_objective(problem: Problem, oracle: Oracle, x: Tensor, gradient: bool) -> tuple[float, Tensor | None]:

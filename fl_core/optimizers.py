@@ -47,9 +47,9 @@ class FlatOptimizer:
             leaf = self.start(x)
         elif leaf is not x:
             leaf.copy_(x)
+        if self.torch_optimizer is None:
+            return leaf.add_(g.detach() if g.requires_grad else g, alpha=-self.lr)
         with torch.no_grad():
-            if self.torch_optimizer is None:
-                return leaf.add_(g, alpha=-self.lr)
             leaf.grad = g
             self.torch_optimizer.step()
             leaf.grad = None

@@ -7,12 +7,16 @@ buffer, one forward and one backward. A replica belongs to one thread at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fl_core.errors import PlugInError
 from fl_core.regularizers import NoRegularizer
+
+# What torch.autograd.grad calls in the end. Its own preparations take 30 µs a call, a third of a small model's step.
+_ENGINE: Any = getattr(torch.autograd.Variable, "_execution_engine", None)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -57,10 +61,12 @@ class Oracle:
         self.d = sum(p.numel() for p in self.parameters)
         self.flat = flatten([p.detach() for p in self.parameters], dtype, device)
         self.initial_buffers = [buffer.detach().clone() for buffer in self.model.buffers()]
-        offset = 0
-        for p in self.parameters:
-            p.data = self.flat[offset : offset + p.numel()].view(p.shape)
-            offset += p.numel()
+        self._modules = tuple(self.model.modules())
+        self._inputs = tuple(self.parameters)
+        self._one = torch.ones((), dtype=dtype, device=device)
+        self._pieces: list[Tensor] = []
+        self._bind(self.flat)
+        self._writes: bool | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,6 +80,8 @@ class Oracle:
 
     def reset_buffers(self) -> None:
         """Put BatchNorm's statistics and the like back to their start: no client sees what another has left."""
+        if not self.initial_buffers and not any(module._buffers for module in self._modules):
+            return
         for buffer, start in zip(self.model.buffers(), self.initial_buffers, strict=True):
             buffer.copy_(start)
 
@@ -84,6 +92,33 @@ class Oracle:
             g += self.regularizer.gradient(x)
             value = value + self.regularizer.value(x)
         return g, value
+
+    def can_descend(self, x: Tensor) -> bool:
+        """Whether `descend` may be asked at x. From the first gradient on, it knows whether the model lets it."""
+        return self._writes is False and self.regularizer is None and x.is_contiguous() and x.dtype == self.dtype
+
+    def descend(self, x: Tensor, inputs: Tensor, targets: Tensor, lr: float) -> tuple[Sequence[Tensor], Tensor]:
+        """One step x -= lr ∇ in x's own memory: what `gradient` and an addition give, with 4 passes over `[d]` less.
+
+        Returns:
+            ∇ in one piece a parameter, and the batch's mean loss at the old x.
+
+        Raises:
+            PlugInError: the model has written into its parameters, which here are x.
+        """
+        if self._bound is not x:
+            self._bind(x)
+        self._train(True)
+        before = self._versions()
+        with torch.enable_grad():
+            loss = self.loss_of(self.model(inputs), targets)
+            grads = self._gradients(loss)
+        if self._versions() != before:
+            raise PlugInError("the model's forward() has changed its own parameters, and not from its first call on")
+        with torch.no_grad():
+            for piece, g in zip(self._pieces, grads, strict=True):
+                piece.add_(g.contiguous(), alpha=-lr)  # a strided addition may round otherwise
+        return grads, loss.detach()
 
     def value(self, x: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """The batch's mean loss at x plus R, in training mode, without a gradient."""
@@ -105,17 +140,44 @@ class Oracle:
 
     def _differentiated(self, x: Tensor, inputs: Tensor, targets: Tensor, train: bool) -> tuple[Tensor, Tensor]:
         self._set(x, train)
+        before = self._versions() if self._writes is None else 0
         with torch.enable_grad():  # a user may ask for a gradient where she has turned her own autograd off
             loss = self.loss_of(self.model(inputs), targets)
-            # A parameter the loss does not reach has a zero gradient.
-            grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        return flatten(grads, self.dtype, self.device), loss.detach()
+            grads = self._gradients(loss)
+        if self._writes is None:
+            self._writes = self._versions() != before
+        return torch.cat([g.reshape(-1) for g in grads]), loss.detach()
+
+    def _gradients(self, loss: Tensor) -> Sequence[Tensor]:
+        """Of the loss with respect to each parameter; zeros where the loss does not reach one."""
+        if _ENGINE is None or loss.dim() != 0 or loss.dtype != self._one.dtype:
+            return torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        found = _ENGINE.run_backward((loss,), (self._one,), False, False, self._inputs, True, accumulate_grad=False)
+        return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self._inputs, strict=True)]
 
     def _set(self, x: Tensor, train: bool) -> None:
-        with torch.no_grad():
-            self.flat.copy_(x)
+        if self._bound is not self.flat:
+            self._bind(self.flat)
+        self.flat.copy_(x.detach())
+        self._train(train)
+
+    def _bind(self, x: Tensor) -> None:
+        """Make the parameters views of x `[d]`."""
+        offset, self._pieces = 0, []
+        for p in self.parameters:
+            piece = x[offset : offset + p.numel()].view(p.shape)
+            p.data = piece
+            self._pieces.append(piece)
+            offset += p.numel()
+        self._bound = x
+
+    def _train(self, train: bool) -> None:
         if self.model.training is not train:
             self.model.train(train)
+
+    def _versions(self) -> int:
+        """A number that changes when someone writes into the parameters."""
+        return sum(p._version for p in self.parameters)
 
 
 def flatten(tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device | str) -> Tensor:

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 from fl_core.errors import InputError, PlugInError, UserCodeError, nearest
-from fl_core.experiment.schema import EVALUATED_METRICS, ROUND_METRICS, Role, SourceFile
+from fl_core.experiment.schema import CLIENT_METRICS, EVALUATED_METRICS, ROUND_METRICS, Role, SourceFile
 from fl_core.options import options_of, takes_any
 
 Kind: TypeAlias = Literal["algorithm", "compressor", "dataset", "model", "partition"]
@@ -50,20 +50,20 @@ _FUNCTIONS = {"dataset": "load", "model": "build", "partition": "split"}
 CONTEXT: dict[str, tuple[str, ...]] = {
     "dataset": ("data_root", "clients", "seed", "dtype"),
     "model": ("inputs", "outputs"),
-    "partition": ("targets", "clients", "generator"),
+    "partition": ("targets", "clients", "generator", "ids"),
     "algorithm": (),
     "compressor": (),
 }
 """What the caller of a plug-in's function knows itself: given to those that name it, no option of theirs."""
 
-HOUSE = ("protocol", "compressors", "fl_core", "algorithms", "master", "worker")
+HOUSE = ("protocol", "compressors", "fl_core", "algorithms", "master", "worker", "deploy")
 _importing = threading.Lock()
 
 
 def names(kind: str) -> list[str]:
     """The names an experiment may use for one kind of plug-in (or "metric"), sorted."""
     if kind == "metric":
-        return sorted((*EVALUATED_METRICS, *ROUND_METRICS))
+        return sorted((*EVALUATED_METRICS, *CLIENT_METRICS, *ROUND_METRICS))
     return sorted(path.stem.replace("_", "-") for path in _files(kind) if _target(kind, _imported(kind, path.stem)))
 
 
@@ -192,7 +192,7 @@ def private_folder() -> Path:
 
 
 def verify_house() -> None:
-    """Check that the six packages that Python finds are ours and not a user's folders of the same names.
+    """Check that the seven packages that Python finds are ours and not a user's folders of the same names.
 
     Raises:
         InputError: one is not; the text names the folder that stands in its way.

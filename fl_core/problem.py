@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from fl_core import plugins
 from fl_core.datasets import FederatedData, Pair, Samples
+from fl_core.datasets.torch_dataset import in_tensors
 from fl_core.errors import ExperimentError, FlspanError, InputError, PlugInError, UserCodeError
+from fl_core.experiment.schema import PlugIn
 from fl_core.losses import fitted_targets, loss
 from fl_core.oracle import Oracle, flatten
 from fl_core.randomness import numpy_generator, seeded_globally
@@ -27,7 +29,7 @@ from fl_core.tensors import DTYPES
 
 if TYPE_CHECKING:
     from fl_core.algorithm import Algorithm
-    from fl_core.experiment.schema import Experiment, PlugIn
+    from fl_core.experiment.schema import Experiment
     from fl_core.theory.constants import Constants
 
 
@@ -125,12 +127,12 @@ def assemble(experiment: Experiment, data_root: Path | None = None) -> Problem:
         "dtype": DTYPES[experiment.model.dtype],
     }
     with seeded_globally(experiment.seed, "data"), _in_code_of(table):
-        loaded = plugins.call("dataset", load, context, table.options)
+        loaded = in_tensors(plugins.call("dataset", load, context, table.options))
     if not isinstance(loaded, Samples | FederatedData):
         raise PlugInError(f"{table.name}: load() must return FederatedData, not {type(loaded).__name__}")
     prepared = _Preparation(experiment, loaded.classes)
     if isinstance(loaded, Samples):
-        shards = _split(experiment, prepared.pair(loaded.train))
+        shards = _split(experiment, prepared.pair(loaded.train), loaded.ids)
     else:
         shards = _given(experiment, [prepared.pair(pair) for pair in loaded.train])
     test = None if loaded.test is None else prepared.pair(loaded.test)
@@ -166,8 +168,10 @@ class _Preparation:
         return inputs.contiguous(), fitted_targets(self._loss, targets, self._dtype, self._classes).contiguous()
 
 
-def _split(experiment: Experiment, samples: Pair) -> Shards:
+def _split(experiment: Experiment, samples: Pair, ids: Tensor | None) -> Shards:
     table, n = experiment.data.partition, experiment.clients.total
+    if table is None and ids is not None:
+        table = PlugIn("natural")
     if table is None:
         raise ExperimentError(
             f"missing: {experiment.data.plug.name} does not come in clients; say how to split it, as in "
@@ -181,9 +185,10 @@ def _split(experiment: Experiment, samples: Pair) -> Shards:
         "targets": samples[1],
         "clients": n,
         "generator": numpy_generator(experiment.seed, "partition"),
+        "ids": ids,
     }
     indices = plugins.call("partition", split, context, table.options)
-    return Shards.of_partition(samples, [torch.as_tensor(chosen) for chosen in indices])
+    return Shards.of_partition(samples, indices)
 
 
 def _given(experiment: Experiment, clients: list[Pair]) -> Shards:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from compressors.compressor import NonFiniteError
 from fl_core.client import Client, Message
+from fl_core.errors import UserCodeError
+from fl_core.execution.cohort import NonFiniteReplyError, check_finite
 from fl_core.oracle import Oracle
 from fl_core.problem import in_user_code
 from fl_core.randomness import ClientRandomness, UnkeyedDraws, global_state
@@ -35,23 +38,29 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
         round = server.begin_round(t)
         finished, clients, bits_up = [], [], 0
         for cohort in round.cohorts:
-            replies = []
+            replies, took_part = [], []
             for i in cohort:
-                before = global_state(oracle.device)
-                client, reply, memory = _local_work(session, oracle, round, i, memories.get(i, {}))
-                if not torch.equal(before, global_state(oracle.device)):
-                    with UnkeyedDraws(oracle.device):  # raises at what has drawn past the client's own generator
-                        _local_work(session, oracle, round, i, memories.get(i, {}))
+                try:
+                    client, reply, memory = _turn_of(session, oracle, round, i, memories.get(i, {}))
+                except (UserCodeError, NonFiniteError, NonFiniteReplyError):
+                    if session.experiment.on_error == "stop":
+                        raise
+                    continue
                 memories[i] = memory
                 bits_up += sum(8 * _payload_bytes(value) for value in reply.values())
                 replies.append({name: _value(value) for name, value in reply.items()})
-                clients.append(client)
-            fields = {name: torch.stack([reply[name] for reply in replies]) for name in replies[0]}
-            finished.append(CohortReplies(cohort, tuple(c.m for c in clients[-len(cohort) :]), fields))
+                took_part.append(client)
+            if took_part:
+                fields = {name: torch.stack([reply[name] for reply in replies]) for name in replies[0]}
+                ids, m = tuple(c.id for c in took_part), tuple(c.m for c in took_part)
+                finished.append(CohortReplies(ids, m, fields))
+            clients += took_part
         metrics = server.finish_round(finished)
         seen = sum(c.loss_count for c in clients)
         if seen:
             metrics["loss_train"] = math.fsum(float(c.loss_sum) for c in clients) / seen
+        if session.experiment.on_error == "skip":
+            metrics["skipped"] = round.clients - len(clients)
         metrics |= {
             "round": t,
             "clients": len(clients),
@@ -60,6 +69,18 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
             "bits_down": round.broadcast.bits,
         }
         yield server, metrics
+
+
+def _turn_of(
+    session: Session, oracle: Oracle, round: Round, i: int, remembered: dict[str, torch.Tensor]
+) -> tuple[Client, dict[str, Any], dict[str, torch.Tensor]]:
+    """Client i's local work, which must draw random numbers from the client's own generator only."""
+    before = global_state(oracle.device)
+    client, reply, memory = _local_work(session, oracle, round, i, remembered)
+    if not torch.equal(before, global_state(oracle.device)):
+        with UnkeyedDraws(oracle.device):  # raises at what has drawn past the client's own generator
+            _local_work(session, oracle, round, i, remembered)
+    return client, reply, memory
 
 
 def _local_work(
@@ -74,7 +95,9 @@ def _local_work(
     data = {"inputs": client.inputs, "targets": client.targets}
     with in_user_code(i), unchanged(x0=sent.x, s=vars(s), client=data), ClientRandomness(client.generator("torch")):
         x = client.run(algorithm, sent.x, s)
-        reply = as_dict(algorithm.local_state(client, sent.x, x, s))
+        record = algorithm.local_state(client, sent.x, x, s)
+        check_finite(record, i, round.number)
+        reply = as_dict(record)
         kept = settled(client.memory, problem.initial_memory(algorithm), type(algorithm).__name__)
     return client, reply, kept
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fl_core.randomness import numpy_generator
 
 
@@ -17,7 +19,9 @@ def sample_clients(kind: str, n: int, per_round: int, seed: int, round: int) -> 
     source = numpy_generator(seed, "participants", round)
     # Given their number, independent equal coins choose a uniform subset: O(S) instead of n coins.
     size = per_round if kind == "uniform" else int(source.binomial(n, per_round / n))
-    return tuple(sorted(int(i) for i in source.choice(n, size=size, replace=False, shuffle=False)))
+    chosen = source.choice(n, size=size, replace=False, shuffle=False)
+    chosen.sort()
+    return tuple(chosen.tolist())
 
 
 def cut(clients: tuple[int, ...], size: int) -> tuple[tuple[int, ...], ...]:
@@ -25,16 +29,33 @@ def cut(clients: tuple[int, ...], size: int) -> tuple[tuple[int, ...], ...]:
     return tuple(clients[start : start + size] for start in range(0, len(clients), size))
 
 
-def cohort_size(choice: int | str, per_round: int, d: int | None = None) -> int:
+def cohort_size(choice: int | str, per_round: int, d: int | None = None, samples: float = math.inf) -> int:
     """The experiment's cohort size. "auto" is a function of the experiment alone, since sums run by cohorts.
 
     About eight tasks a round, of at most 64 clients. Clients of a small model are run as one computation, which costs
     the interpreter the same whatever their number: up to d = 100,000 a round is two tasks (so that two executors share
-    it) of at most 64 clients, and up to d = 1,000 of as many clients as make 50,000 parameters (64 to 1,000).
+    it) of at most 64 clients, and up to d = 1,000 of as many clients as make 50,000 parameters (64 to 1,000). A round
+    with less to compute than a second task would cost is one task. From d = 1,000,000 on a client takes far longer than
+    its task costs: 32 tasks, so that executors finish together.
+
+    Args:
+        samples: that a client uses in a round, each as often as it does.
     """
     if isinstance(choice, int):
         return choice
-    if d is not None and d <= 1_000:
-        return max(1, min(-(-per_round // 2), max(64, min(1_000, 50_000 // d))))
-    tasks = 2 if d is not None and d <= 100_000 else 8
-    return max(1, min(64, -(-per_round // tasks)))
+    largest = 64 if d is None or d > 1_000 else max(64, min(1_000, 50_000 // d))
+    return max(1, min(largest, -(-per_round // _tasks(per_round, d, samples))))
+
+
+def _tasks(per_round: int, d: int | None, samples: float) -> int:
+    if d is None:
+        return 8
+    if per_round * d * samples <= _ONE_TASK:
+        return 1
+    if d <= 100_000:
+        return 2
+    return 8 if d < 1_000_000 else 32
+
+
+_ONE_TASK = 2_000_000
+"""Parameters times samples of a round that are not shared between two tasks: about a millisecond of one core."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,9 @@ from fl_core.errors import PlugInError
 from fl_core.optimizers import FlatOptimizer, Schedule
 from fl_core.problem import in_user_code
 from fl_core.randomness import generator
-from fl_core.replies import CohortReplies, Replies
+from fl_core.replies import WEIGHTINGS, Asked, CohortReplies, FieldSums, Reads, Replies, UnreducedError
 from fl_core.sampling import cohort_size, cut, sample_clients
-from fl_core.state import Number, as_dict, as_tensor, initial
+from fl_core.state import Number, as_dict, as_tensor, fields_of, initial
 
 if TYPE_CHECKING:
     from fl_core.experiment.schema import Experiment
@@ -56,6 +57,19 @@ class Round:
         """The clients of all cohorts, in order."""
         return tuple(i for cohort in self.cohorts for i in cohort)
 
+    @property
+    def clients(self) -> int:
+        """How many take part."""
+        return sum(map(len, self.cohorts))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a client does in a round, the mean over all clients: local steps, and the samples they use together."""
+
+    steps: float = 1.0
+    samples: float = math.inf
+
 
 class Server:
     """x, the server's state and its optimizer, between and during rounds.
@@ -75,7 +89,7 @@ class Server:
         x0: Tensor,
         uplink: Compressor,
         downlink: Compressor,
-        tau: float = 1.0,
+        effort: Effort = Effort(),
     ) -> None:
         self.algorithm = algorithm
         self.x = x0.clone()
@@ -85,11 +99,12 @@ class Server:
         self.finished_rounds = 0
         self.uplink = uplink
         self.seed = experiment.seed
+        self._reads: Reads = set()
         self.local_lr = float(experiment.local.optimizer.options.get("lr", 0.0))
-        self.tau = tau
+        self.tau = effort.steps
         self._clients = experiment.clients
         self.per_round = self.n if self._clients.sampling == "full" else self._clients.per_round
-        self._cohort = cohort_size(experiment.execution.cohort, experiment.clients.per_round, self.d)
+        self._cohort = cohort_size(experiment.execution.cohort, experiment.clients.per_round, self.d, effort.samples)
         self._downlink = downlink
         self._received = x0.clone()  # the model as clients hold it: x itself unless the downlink compresses
         self._next_received = self._received
@@ -134,24 +149,64 @@ class Server:
         c = self._clients
         sampled = sample_clients(c.sampling, c.total, c.per_round, self.seed, number)
         with in_user_code():
-            # Plain integers: a client's id keys its random numbers, and 3 must be one key wherever it came from.
-            participants = tuple(sorted({int(i) for i in self.algorithm.participants(self, sampled)}))
-            if participants and not 0 <= participants[0] <= participants[-1] < self.n:
-                raise PlugInError(f"participants() names a client that is none of the {self.n}: {participants}")
+            participants = self._participants(sampled)
             return Round(number, cut(participants, self._cohort), self._broadcast(participants))
 
-    def finish_round(self, cohorts: Sequence[CohortReplies]) -> dict[str, float]:
-        """ServerGradient, ServerOpt, ServerGlobalState. Returns the metrics known here."""
+    def _participants(self, sampled: tuple[int, ...]) -> tuple[int, ...]:
+        if type(self.algorithm).participants is Algorithm.participants:
+            return sampled
+        # Plain integers: a client's id keys its random numbers, and 3 must be one key wherever it came from.
+        participants = tuple(sorted({int(i) for i in self.algorithm.participants(self, sampled)}))
+        if participants and not 0 <= participants[0] <= participants[-1] < self.n:
+            raise PlugInError(f"participants() names a client that is none of the {self.n}: {participants}")
+        return participants
+
+    def asked(self) -> Asked:
+        """Of which Reply fields sums are enough, going by what the method has read so far; of which kinds.
+
+        Of a field that it has not read yet, both: an initialisation may not need what later rounds do.
+        """
+        fields = [name for name in fields_of(self.algorithm.Reply) if (name, "rows") not in self._reads]
+        read = {name: tuple(kind for kind in WEIGHTINGS if (name, kind) in self._reads) for name in fields}
+        return {name: kinds or WEIGHTINGS for name, kinds in read.items()}
+
+    def finish_round(
+        self, cohorts: Sequence[CohortReplies], sums: Mapping[str, FieldSums] | None = None
+    ) -> dict[str, float]:
+        """ServerGradient, ServerOpt, ServerGlobalState. Returns the metrics known here.
+
+        Args:
+            sums: of the fields whose rows were not kept.
+
+        Raises:
+            UnreducedError: the method needs rows that were not kept. Nothing has changed, but for what `asked` says.
+        """
+        before = self.snapshot() if sums else None
+        replies = Replies(cohorts, self.x, self.algorithm.Reply, sums)
+        try:
+            g = self._step(replies)
+            if replies.lacking is not None:
+                raise replies.lacking
+        except UnreducedError:
+            assert before is not None
+            round, received = self.round, self._next_received
+            self.restore(*before)
+            self.round, self._next_received = round, received
+            raise
+        finally:
+            self._reads |= replies.reads
+        self._received = self._next_received
+        self.finished_rounds = self.round
+        return {"direction_norm": float(torch.linalg.vector_norm(g.double()))}
+
+    def _step(self, replies: Replies) -> Tensor:
         algorithm = self.algorithm
-        replies = Replies(cohorts, self.x, algorithm.Reply)
         with torch.no_grad(), in_user_code():
             g = algorithm.server_gradient(self, replies)
             x_next = algorithm.server_opt(self, g)
             self.state = algorithm.server_global_state(self, replies, g)
             self.x = x_next.clone()
-        self._received = self._next_received
-        self.finished_rounds = self.round
-        return {"direction_norm": float(torch.linalg.vector_norm(g.double()))}
+        return g
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Number]]:
         """Everything a later `restore` needs, as tensors and numbers by name. The tensors are not written to again."""

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compressors.build import build as build_compressor
 from compressors.compressor import Compressor, Layout
 from compressors.contraction import contraction
@@ -17,7 +19,7 @@ from fl_core.errors import ExperimentError
 from fl_core.estimators import Estimator
 from fl_core.experiment.schema import Experiment, PlugIn
 from fl_core.problem import Problem, assemble, user_files
-from fl_core.server import Server
+from fl_core.server import Effort, Server
 from fl_core.state import initial_values
 
 
@@ -50,13 +52,24 @@ class Session:
 
     def server(self) -> Server:
         """The server at x0."""
-        return Server(self.algorithm, self.experiment, self.problem.x0, self.work.compressor, self.downlink, self.tau)
+        return Server(
+            self.algorithm, self.experiment, self.problem.x0, self.work.compressor, self.downlink, self.effort
+        )
 
     @property
     def tau(self) -> float:
         """τ: local steps in a round, the mean over clients where their numbers of samples make them differ."""
-        shards = self.problem.shards
-        return sum(self.work.estimator.local_steps(shards.size(i)) for i in range(shards.n)) / shards.n
+        return self.effort.steps
+
+    @cached_property
+    def effort(self) -> Effort:
+        """What a client does in a round, the mean over all of them."""
+        shards, estimator = self.problem.shards, self.work.estimator
+        sizes, counts = np.unique(shards.sizes(np.arange(shards.n)), return_counts=True)
+        steps = [estimator.local_steps(int(size)) for size in sizes]
+        clients = [int(count) for count in counts]
+        samples = [k * estimator.size(int(size)) * n for k, size, n in zip(steps, sizes, clients, strict=True)]
+        return Effort(sum(k * n for k, n in zip(steps, clients, strict=True)) / shards.n, sum(samples) / shards.n)
 
     def user_files(self) -> tuple[str, ...]:
         """Where the user's own files lie in this process."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from array import array
 from collections.abc import Sequence
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fl_core.partitions import Indices, gathered
 from fl_core.tensors import bytes_of
 
 Pair = tuple[Tensor, Tensor]
+Ints = npt.NDArray[np.int64]
 
 
 class Shards:
@@ -24,7 +31,7 @@ class Shards:
         self.n = n
         self._sent: dict[int, Pair] = {}
         self._whole: Pair | None = None
-        self._offsets: list[int] = []
+        self._offsets = array("q", [0])
         self._on_device: dict[torch.device, Pair] = {}
         self._sent_on_device: dict[tuple[torch.device, int], Pair] = {}
 
@@ -37,12 +44,13 @@ class Shards:
         return shards
 
     @classmethod
-    def of_partition(cls, samples: Pair, indices: Sequence[Tensor]) -> Shards:
+    def of_partition(cls, samples: Pair, indices: Sequence[Indices] | Sequence[Tensor]) -> Shards:
         """From one set of samples and each client's indices into it."""
         shards = cls(len(indices))
-        order = torch.cat(list(indices))
+        parts = gathered(indices)
+        order = torch.from_numpy(parts.order)
         shards._whole = (samples[0][order], samples[1][order])
-        shards._offsets = _offsets([len(chosen) for chosen in indices])
+        shards._offsets = array("q", parts.offsets.tobytes())
         return shards
 
     @property
@@ -64,13 +72,25 @@ class Shards:
             return self._offsets[i + 1] - self._offsets[i]
         return self._sent[i][1].shape[0]
 
-    def start(self, i: int) -> int | None:
-        """Where client i's samples begin in `whole`; None where every shard lies by itself."""
-        return None if self._whole is None else self._offsets[i]
+    def sizes(self, clients: Ints) -> Ints:
+        """m_i of several clients."""
+        if self._whole is None:
+            return np.array([self._sent[i][1].shape[0] for i in clients.tolist()])
+        found: Ints = self._bounds[clients + 1] - self._bounds[clients]
+        return found
+
+    def starts(self, clients: Ints) -> Ints | None:
+        """Where the clients' samples begin in `whole`; None where every shard lies by itself."""
+        return None if self._whole is None else self._bounds[clients]
+
+    @cached_property
+    def _bounds(self) -> Ints:
+        return np.frombuffer(self._offsets, dtype=np.int64)
 
     def shard(self, i: int, device: torch.device | str = "cpu") -> Pair:
         """Client i's inputs and targets on a device."""
-        device = torch.device(device)
+        if isinstance(device, str):
+            device = torch.device(device)
         if self._whole is None:
             return self._sent_shard(i, device)
         inputs, targets = self.whole(device)
@@ -80,7 +100,8 @@ class Shards:
     def whole(self, device: torch.device | str = "cpu") -> Pair:
         """All inputs and all targets, sorted by client."""
         assert self._whole is not None, "only a process that holds all the data evaluates on it"
-        device = torch.device(device)
+        if isinstance(device, str):
+            device = torch.device(device)
         if device.type == "cpu":
             return self._whole
         if device not in self._on_device:
@@ -91,7 +112,7 @@ class Shards:
         """SHA-256 of the data and of how it is split: equal on two machines exactly when they hold the same shards."""
         assert self._whole is not None
         hashed = hashlib.sha256()
-        for tensor in (torch.tensor(self._offsets), *self._whole):
+        for tensor in (torch.tensor(self._bounds), *self._whole):
             hashed.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             hashed.update(bytes_of(tensor).data)
         return hashed.hexdigest()
@@ -106,8 +127,6 @@ class Shards:
         return self._sent_on_device[key]
 
 
-def _offsets(sizes: Sequence[int]) -> list[int]:
-    offsets = [0]
-    for size in sizes:
-        offsets.append(offsets[-1] + size)
-    return offsets
+def _offsets(sizes: Sequence[int]) -> array[int]:
+    """Where each begins, and the end: numbers of eight bytes that are fast to read one by one."""
+    return array("q", itertools.accumulate(sizes, initial=0))

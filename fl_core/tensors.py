@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -30,27 +29,42 @@ class ChangedInPlaceError(RuntimeError):
     """Code that runs for one client wrote into a tensor that others share."""
 
 
-@contextmanager
-def unchanged(**shared: Tensor | Mapping[str, object]) -> Iterator[None]:
-    """Within it, nobody may write into these tensors (or, by name, those of a mapping): they are everyone's.
+class Unchanged:
+    """Within it, nobody may write into these tensors: they are everyone's.
+
+    Args:
+        named: what they are called, and the tensors.
+        mappings: more of them, called "mapping.name"; what is no tensor there does not count.
 
     Raises:
-        ChangedInPlaceError: someone did; the text names the tensor.
+        ChangedInPlaceError: at the end, where someone did; the text names the tensor.
     """
-    named = {
-        name if key is None else f"{name}.{key}": value
-        for name, given in shared.items()
-        for key, value in (given.items() if isinstance(given, Mapping) else [(None, given)])
-        if isinstance(value, Tensor)
-    }
-    before = {name: tensor._version for name, tensor in named.items()}
-    yield
-    for name, tensor in named.items():
-        if tensor._version != before[name]:
-            raise ChangedInPlaceError(
-                f"{name} was changed in place, but other clients share it: work on a copy "
-                "(a first layer with inplace=True also writes into the client's data)"
-            )
+
+    def __init__(self, named: Mapping[str, Tensor], **mappings: Mapping[str, object]) -> None:
+        self._before = [(name, tensor, tensor._version) for name, tensor in named.items()]
+        for mapping, given in mappings.items():
+            for key, value in given.items():
+                if isinstance(value, Tensor):
+                    self._before.append((f"{mapping}.{key}", value, value._version))
+
+    def __enter__(self) -> None:
+        """Nothing: the versions were taken when this was made."""
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        if kind is not None:
+            return
+        for name, tensor, version in self._before:
+            if tensor._version != version:
+                raise ChangedInPlaceError(
+                    f"{name} was changed in place, but other clients share it: work on a copy "
+                    "(a first layer with inplace=True also writes into the client's data)"
+                )
+
+
+def unchanged(**shared: Tensor | Mapping[str, object]) -> Unchanged:
+    """`Unchanged` of tensors by their names, and of mappings of them."""
+    tensors = {name: given for name, given in shared.items() if isinstance(given, Tensor)}
+    return Unchanged(tensors, **{name: given for name, given in shared.items() if not isinstance(given, Tensor)})
 
 
 def bytes_of(tensor: Tensor) -> np.ndarray:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fl_core.memories import ClientMemories
+from fl_core.memory_file import Snapshot
 from fl_core.server import Server
 from fl_core.state import Number
 from master.runs import write_whole
@@ -36,11 +37,13 @@ class Checkpoint:
         tensors: of the server (`Server.snapshot`) and of the clients' memories.
         numbers: of the server.
         totals: cumulative metrics: oracle_calls, bits_up, bits_down, elapsed_s, ….
+        memories: the clients' memories, where a file of their own holds them.
     """
 
     tensors: dict[str, Tensor]
     numbers: dict[str, Number]
     totals: dict[str, float]
+    memories: Snapshot | None = None
 
     @property
     def round(self) -> int:
@@ -51,8 +54,9 @@ class Checkpoint:
     def take(cls, server: Server, memories: ClientMemories, totals: Mapping[str, float]) -> Checkpoint:
         """Of the run as it stands now; nothing that follows changes it."""
         tensors, numbers = server.snapshot()
-        tensors |= {_MEMORY + name: value for name, value in memories.state().items()}
-        return cls(tensors, numbers, dict(totals))
+        remembered = memories.state()
+        tensors |= {_MEMORY + name: value for name, value in remembered.tensors.items()}
+        return cls(tensors, numbers, dict(totals), remembered.snapshot)
 
     def restore(self, server: Server, memories: ClientMemories) -> None:
         """Put server and memories back to where the checkpoint was taken."""
@@ -61,6 +65,19 @@ class Checkpoint:
 
     def save(self, folder: Path) -> Path:
         """Write it to the folder, and let go of all but the last two. OSError: the older ones are untouched."""
+        try:
+            path = self._write(folder)
+        except OSError:
+            if self.memories is not None:
+                self.memories.drop()
+            raise
+        if self.memories is not None:
+            self.memories.keep(_KEPT)
+        return path
+
+    def _write(self, folder: Path) -> Path:
+        if self.memories is not None:
+            self.memories.sync()  # before the checkpoint that says where they lie
         path = folder / f"round-{self.round:08d}.safetensors"
         tensors = {name: t.contiguous().clone() if t.dim() else t for name, t in self.tensors.items()}
         text = json.dumps({"numbers": self.numbers, "totals": self.totals})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,14 +11,20 @@ from typing import Any
 
 import click
 
+from deploy.log_file import log_to
 from master.spawn import SpawnedWorkers, spawn_arguments
 from protocol.errors import FlspanError, InputError
 from protocol.secret import read_secret
+from protocol.tls import Tls, master_tls
 
 
 @click.command(context_settings={"auto_envvar_prefix": "FLMASTER", "show_default": True})
 @click.argument("experiment", type=click.Path(path_type=Path))
-@click.option("--workers", default="", help="host:port,host:port of running flworkers.")
+@click.option(
+    "--workers",
+    default="",
+    help="host:port,host:port of running flworkers; @FILE names a file of them, read again when it changes.",
+)
 @click.option(
     "--spawn",
     type=click.IntRange(0, 256),
@@ -52,6 +57,12 @@ from protocol.secret import read_secret
     help="Go on with unfinished runs and skip finished ones, or start anew.",
 )
 @click.option(
+    "--parallel-runs",
+    type=click.IntRange(1, 64),
+    default=1,
+    help="Runs of the sweep under way at once, on the same workers; changes no number but times.",
+)
+@click.option(
     "--dashboard/--no-dashboard",
     default=True,
     help="Live dashboard on a terminal; plain lines elsewhere anyway.",
@@ -61,8 +72,27 @@ from protocol.secret import read_secret
     type=click.Path(path_type=Path),
     help="File with the secret shared with the workers (0600).",
 )
+@click.option(
+    "--tls-fingerprint",
+    "tls_fingerprints",
+    multiple=True,
+    metavar="SHA256",
+    help="Speak TLS 1.3 with the workers; their certificate has this fingerprint (repeatable).",
+)
+@click.option(
+    "--tls-ca",
+    type=click.Path(path_type=Path),
+    help="The same, with a PEM file of the workers' certificates or of those that signed them.",
+)
 @click.option("--lz4", is_flag=True, help="Compress buffers where the worker offers it too and a sample shows it pays.")
-@click.option("--log-file", type=click.Path(path_type=Path), help="Write warnings of the daemon itself there.")
+@click.option(
+    "--log-file", type=click.Path(path_type=Path), help="Write warnings of the daemon itself there; it rotates."
+)
+@click.option(
+    "--track", default="", metavar="NAME,NAME", help="Hand every record to tensorboard, wandb or mlflow as well."
+)
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Answer Prometheus on that port.")
+@click.option("--metrics-host", default="127.0.0.1", help="And on that address; whoever reaches it may read.")
 @click.version_option(package_name="flspan")
 def main(
     *,
@@ -82,8 +112,10 @@ def main(
       flmaster --workers gpu1:7000,gpu2:7000 experiment.toml
     """
     try:
-        logging.basicConfig(filename=log_file, level="WARNING", format="%(asctime)s %(levelname)s %(message)s")
+        log_to(log_file, "warning")
         secret = None if secret_file is None else read_secret(secret_file)
+        options["track"] = tuple(name.strip() for name in options["track"].split(",") if name.strip())
+        options["tls"] = _tls(options.pop("tls_fingerprints"), options.pop("tls_ca"))
 
         async def run() -> int:
             async with AsyncExitStack() as stack:
@@ -113,6 +145,10 @@ def main(
         sys.exit(1)
     except KeyboardInterrupt:  # before there was anything to save
         sys.exit(130)
+
+
+def _tls(fingerprints: tuple[str, ...], trusted: Path | None) -> Tls | None:
+    return master_tls(fingerprints, trusted) if fingerprints or trusted else None
 
 
 async def _spawned(stack: AsyncExitStack, count: int, options: dict[str, Any]) -> SpawnedWorkers:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from fl_core.errors import FlspanError, RunError
 from fl_core.execution import wire
-from fl_core.execution.cohort import CohortResult, CohortWork
+from fl_core.execution.cohort import CohortResult, CohortWork, Skipped
 from fl_core.server import Round
 from fl_core.session import Session
 from master import dispatch_vocabulary as say
@@ -23,6 +23,7 @@ from master.dispatch_vocabulary import TaskId
 from master.dispatcher import Dispatcher
 
 Emit = Callable[[events.Event], None]
+Take = Callable[[int, CohortResult], None]
 
 
 class Executor(Protocol):
@@ -52,6 +53,7 @@ class OpenRun:
 
     Attributes:
         round: the one being executed; works: its cohorts' tasks, by index.
+        take: who takes their results as they come; nobody, where `results` collects them.
     """
 
     name: str
@@ -59,7 +61,8 @@ class OpenRun:
     round: Round | None = None
     works: dict[int, CohortWork] = field(default_factory=dict)
     results: dict[int, CohortResult] = field(default_factory=dict)
-    done: asyncio.Future[None] | None = None
+    take: Take | None = None
+    done: asyncio.Future[bool] | None = None
     _packed: tuple[int, asyncio.Future[wire.Packed]] | None = None
 
     async def broadcast_message(self) -> wire.Packed:
@@ -101,30 +104,45 @@ class Cluster:
         run = self.runs.pop(name, None)
         if run is None:
             return
-        if run.round is not None and run.done is not None and not run.done.done():
-            self._handle(say.RoundAborted(name, run.round.number))
-            run.done.cancel()
+        self._give_up(run)
         for executor in self.executors.values():
             executor.forget(name)
 
-    async def run_round(self, name: str, round: Round, works: Sequence[CohortWork]) -> list[CohortResult]:
-        """Execute a round's cohorts wherever there is room; their results, in cohort order.
+    async def run_round(
+        self, name: str, round: Round, works: Sequence[CohortWork], take: Take | None = None
+    ) -> list[CohortResult] | None:
+        """Execute a round's cohorts wherever there is room; their results, in cohort order. None: it was given up.
+
+        Args:
+            take: is given each result with its task's index when it arrives, in any order; nothing is returned then.
 
         Raises:
             UserCodeError, RunError: a client's code raised, or a task was lost with three workers.
         """
         run = self.runs[name]
-        run.round, run.works, run.results = round, {work.index: work for work in works}, {}
+        run.round, run.works, run.results, run.take = round, {work.index: work for work in works}, {}, take
         run.done = asyncio.get_running_loop().create_future()
         tasks = tuple(TaskId(name, round.number, work.index) for work in works)
         self._handle(say.RoundOpened(name, round.number, tasks))
         try:
-            await run.done
+            is_complete = await run.done
         except asyncio.CancelledError:
             self._handle(say.RoundAborted(name, round.number))
             raise
         results, run.results = run.results, {}  # they are large: nobody but the caller keeps them
-        return [results[work.index] for work in works]
+        if not is_complete:
+            return None
+        return [results[work.index] for work in works] if take is None else []
+
+    def give_up_round(self, name: str) -> None:
+        """End the run's round under way, if there is one, without what is missing."""
+        if name in self.runs:
+            self._give_up(self.runs[name])
+
+    def _give_up(self, run: OpenRun) -> None:
+        if run.round is not None and run.done is not None and not run.done.done():
+            self._handle(say.RoundAborted(run.name, run.round.number))
+            run.done.set_result(False)
 
     def pause(self, paused: bool) -> None:
         """Stop handing out tasks, or go on; what runs is not touched."""
@@ -157,11 +175,15 @@ class Cluster:
         """An executor takes no new tasks."""
         self._handle(say.ExecutorDraining(executor.id))
 
-    def result(self, executor: Executor, task: TaskId, attempt: int, result: CohortResult) -> None:
-        """A whole result arrived."""
+    def allow(self, executor: Executor, credit: int) -> None:
+        """An executor may hold so many tasks from now on."""
+        self._handle(say.CreditChanged(executor.id, credit))
+
+    def result(self, executor: Executor, task: TaskId, attempt: int, result: CohortResult) -> bool:
+        """A whole result arrived. Whether it is the one that counts."""
         self._arrived[executor.id, task, attempt] = result
         self._handle(say.ResultReceived(executor.id, task, attempt))
-        self._arrived.pop((executor.id, task, attempt), None)
+        return self._arrived.pop((executor.id, task, attempt), None) is None
 
     def failed(self, executor: Executor, task: TaskId, attempt: int, error: FlspanError) -> None:
         """A task's code raised."""
@@ -208,16 +230,33 @@ class Cluster:
             case say.Fail(executor, task, report):
                 self._finish(task.run, self._errors.get((executor, task)) or RunError(report))
             case say.Poisoned(task, executors):
-                clients = self.runs[task.run].works[task.cohort].clients
-                lost = f"round {task.round}, clients {clients[0]}…{clients[-1]}: {len(executors)} workers were lost"
-                self._finish(task.run, RunError(f"{lost} while running this task; it is not tried again"))
+                self._poisoned(task, len(executors))
             case say.Waiting(tasks):
                 self.emit(events.WaitingForWorkers(time_s=time.time(), tasks=tasks))
             case say.Discard():
                 pass
 
+    def _poisoned(self, task: TaskId, losses: int) -> None:
+        """A task that kills workers: its clients are skipped, or the run ends."""
+        run = self.runs[task.run]
+        clients = run.works[task.cohort].clients
+        named = f"client {clients[0]}" if len(clients) == 1 else f"clients {clients[0]}…{clients[-1]}"
+        method = type(run.session.algorithm).__name__
+        lost = f"round {task.round}, {named} ({method}): {losses} workers were lost while running this task"
+        if run.session.experiment.on_error == "stop":
+            self._finish(task.run, RunError(f"{lost}; it is not tried again. What they said last is in their logs"))
+            return
+        self._keep(run, task, CohortResult.of_nobody(Skipped(i, lost) for i in clients))
+        self._handle(say.TaskSkipped(task))
+
+    def _keep(self, run: OpenRun, task: TaskId, result: CohortResult) -> None:
+        if run.take is None:
+            run.results[task.cohort] = result
+        else:
+            run.take(task.cohort, result)
+
     def _accept(self, executor: str, task: TaskId, result: CohortResult) -> None:
-        self.runs[task.run].results[task.cohort] = result
+        self._keep(self.runs[task.run], task, result)
         self.emit(
             events.TaskFinished(
                 time_s=time.time(),
@@ -234,7 +273,7 @@ class Cluster:
         if run is None or run.done is None or run.done.done():
             return
         if error is None:
-            run.done.set_result(None)
+            run.done.set_result(True)
             return
         run.done.set_exception(error)
         if run.round is not None:

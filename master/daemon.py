@@ -5,31 +5,46 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
+from deploy.readiness import notify
+from fl_core.execution.allocator import keep_freed_memory
 from fl_core.execution.pool import DevicePool, default_threads, parse_devices
 from fl_core.experiment.schema import Experiment
 from master import events
 from master.cluster import Cluster
 from master.event_stream import EventStream
 from master.local_executor import LocalExecutor
+from master.observers.metrics_endpoint import MetricsEndpoint
+from master.observers.supervisor import Supervisor
 from master.observers.text_log import TextLog
+from master.observers.tracking import trackers
 from master.one_run import OneRun
 from master.options import MasterOptions
+from master.roster import Roster
+from master.run_queue import RunQueue
 from master.spawn import SpawnedWorkers
 from master.status import StatusReporter
 from master.worker_link import WorkerLink
+from protocol.budget import ReceiveBudget
 from protocol.errors import InputError
 from protocol.settings import LinkSettings
 
+_RECEIVE_BYTES = 64 << 20
+"""Bodies of results that may be coming in or waiting, of all workers together; more for runs of large models."""
+
+_WAIT_S = 0.05
+"""So long the lines of a round may be late."""
+
 
 class Master:
-    """Runs experiments one after the other on one cluster.
+    """Runs experiments on one cluster, one after the other or several at once.
 
     Args:
         out: where the plain log goes when there is no dashboard.
@@ -40,8 +55,8 @@ class Master:
         self._spawned = spawned
         self._options = options
         self._out = out
-        self._stream = EventStream(time.time)
-        self._running: OneRun | None = None
+        self._stream = EventStream(time.time, wait_s=_WAIT_S)
+        self._running: RunQueue | None = None
         self._stop_signal: int | None = None
         self._failure: BaseException | None = None
         self._links: list[WorkerLink] = []
@@ -53,7 +68,7 @@ class Master:
             InputError: nobody could run a client, or a worker's address needs a secret.
         """
         torch.set_num_threads(1)
-        failed = False
+        keep_freed_memory()
         async with AsyncExitStack() as stack:
             stack.callback(self._stream.close)
             self._catch_signals(stack)
@@ -61,18 +76,17 @@ class Master:
             cluster = Cluster(self._stream.emit)
             stack.push_async_callback(cluster.close)
             await self._gather_executors(cluster, stack)
-            for position, experiment in enumerate(experiments, start=1):
-                if self._stop_signal is not None or self._failure is not None:
-                    break
-                run = OneRun(experiment, self._options, cluster, self._stream, self._wire_bytes)
-                self._running = run
-                failed |= not await run.execute(position, len(experiments))
-                self._running = None
+            notify("READY=1")
+            self._running = self._queue(cluster, len(experiments))
+            if self._stop_signal is not None or self._failure is not None:
+                self._running.stop()
+            all_is_well = await self._running.run(experiments)
+            self._running = None
         if self._failure is not None:
             raise self._failure
         if self._stop_signal is not None:
             return 128 + self._stop_signal
-        return 1 if failed else 0
+        return 0 if all_is_well else 1
 
     def stop(self, reason: str, number: int = signal.SIGINT) -> None:
         """End with everything saved; asked twice, at once."""
@@ -85,7 +99,19 @@ class Master:
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
+    def _queue(self, cluster: Cluster, count: int) -> RunQueue:
+        at_once = 1 if self._options.reference else min(self._options.parallel_runs, count)
+        # Of several runs on the same sockets nobody can say which byte was whose: then there is no such metric.
+        wire_bytes = self._wire_bytes if at_once == 1 else lambda: (0, 0)
+        return RunQueue(lambda e: OneRun(e, self._options, cluster, self._stream, wire_bytes), at_once)
+
     async def _watch(self, stack: AsyncExitStack) -> None:
+        if "NOTIFY_SOCKET" in os.environ:
+            self._stream.subscribe(Supervisor(notify))
+        if self._options.metrics_port is not None:
+            self._stream.subscribe(MetricsEndpoint(self._options.metrics_host, self._options.metrics_port))
+        for tracker in trackers(self._options.track, self._warn):
+            self._stream.subscribe(tracker)
         if not (self._options.dashboard and self._out.isatty()):
             self._stream.subscribe(TextLog(self._out, checkpoints=False))
             return
@@ -102,16 +128,20 @@ class Master:
         self._cluster = cluster
         if options.reference:
             return  # one thread, and nobody else
-        if len(set(options.workers)) < len(options.workers):
-            raise InputError(f"--workers {','.join(options.workers)}: an address is there twice")
-        settings = LinkSettings(codecs=("lz4",) if options.lz4 else ())
-        links = [WorkerLink(cluster, address, options.secret, settings) for address in options.workers]
+        codecs, budget = ("lz4",) if options.lz4 else (), ReceiveBudget(_RECEIVE_BYTES)
+        settings = LinkSettings(codecs=codecs, tls=options.tls, budget=budget)
+
+        def link(address: str) -> WorkerLink:
+            return WorkerLink(cluster, address, options.secret, settings)
+
+        roster = Roster(options.workers, link, self._stream.emit)
         if self._spawned is not None:
             for address in await self._spawned.addresses():
-                links.append(WorkerLink(cluster, address, self._spawned.secret, settings))
+                ours = LinkSettings(codecs=codecs, budget=budget)  # of this machine: no TLS
+                roster.links.append(WorkerLink(cluster, address, self._spawned.secret, ours))
         # Workers alone when they are spawned on this very machine, unless local devices are asked for by name.
         devices = [] if self._spawned is not None and options.devices == "auto" else parse_devices(options.devices)
-        if not devices and not links:
+        if not devices and not options.workers and not roster.links:
             raise InputError("nobody is there to run clients: give --devices, --workers or --spawn")
         if devices:
             pool = DevicePool(devices, options.threads_per_device or default_threads(devices[0]))
@@ -122,22 +152,29 @@ class Master:
                 events.WorkerJoined(time_s=time.time(), name="local", address="local", slots=pool.slots, devices=names)
             )
             cluster.join(local)
-        self._links = links
-        for link in links:
-            self._for_the_whole_time(link.run(), stack)
-        self._for_the_whole_time(StatusReporter(cluster, links).run(), stack)
+        self._links = roster.links
+        for own in roster.links:
+            self._for_the_whole_time(own.run(), stack)
+        self._for_the_whole_time(roster.run(lambda work: self._for_the_whole_time(work, stack)), stack)
+        self._for_the_whole_time(StatusReporter(cluster, roster.links).run(), stack)
+        if roster.follows_files:
+            self._on_signal(signal.SIGHUP, stack, roster.look_now)
 
-    def _for_the_whole_time(self, work: Coroutine[None, None, None], stack: AsyncExitStack) -> None:
+    def _for_the_whole_time(self, work: Coroutine[None, None, None], stack: AsyncExitStack) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         task.add_done_callback(self._ended)
         stack.push_async_callback(_cancelled, task)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Only an error ends a link or the reporter: without it the run might wait for ever."""
-        if not task.cancelled() and self._failure is None:
+        if not task.cancelled() and task.exception() is not None and self._failure is None:
             self._failure = task.exception()
             if self._running is not None:
                 self._running.stop()
+
+    def _warn(self, text: str) -> None:
+        self._stream.emit(events.Warned(time_s=time.time(), text=text))
 
     def _pause(self) -> None:
         self._cluster.pause(not self._cluster.paused)
@@ -150,10 +187,15 @@ class Master:
         return sent, received
 
     def _catch_signals(self, stack: AsyncExitStack) -> None:
-        loop = asyncio.get_running_loop()
+        if threading.current_thread() is not threading.main_thread():
+            return  # a notebook's call: signals are its caller's
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop, signal.Signals(number).name, number)
-            stack.callback(loop.remove_signal_handler, number)
+            self._on_signal(number, stack, self.stop, signal.Signals(number).name, number)
+
+    def _on_signal(self, number: int, stack: AsyncExitStack, call: Callable[..., None], *arguments: Any) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(number, call, *arguments)
+        stack.callback(loop.remove_signal_handler, number)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

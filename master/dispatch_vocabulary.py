@@ -38,6 +38,13 @@ class ExecutorDraining(msgspec.Struct, frozen=True, gc=False):
     executor: str
 
 
+class CreditChanged(msgspec.Struct, frozen=True, gc=False):
+    """It may hold so many tasks from now on."""
+
+    executor: str
+    credit: int
+
+
 class RoundOpened(msgspec.Struct, frozen=True):
     """The tasks of one round, in the order to hand them out."""
 
@@ -102,6 +109,7 @@ Event = (
     ExecutorJoined
     | ExecutorLost
     | ExecutorDraining
+    | CreditChanged
     | RoundOpened
     | RoundAborted
     | ResultReceived

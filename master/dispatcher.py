@@ -5,9 +5,9 @@ carries out. It has no clock, no socket and no thread; only `Tick` tells it the 
 
 An *executor* is one incarnation of a local device pool or of a worker: one that returns after a loss joins
 under a new id, so whatever the old one still sends is late by construction. It runs the oldest `slots` of
-the tasks it holds, and may hold `credit` of them (slots + 1 prefetch hides the round trip to a remote one;
-slots for a local pool). A *task* is one cohort of clients in one round of one run. Every hand-out of a task
-has a higher attempt number.
+the tasks it holds, and may hold `credit` of them (slots + 1 prefetch hides the round trip to a remote one,
+more where tasks are shorter than that; slots for a local pool). A *task* is one cohort of clients in one
+round of one run. Every hand-out of a task has a higher attempt number.
 
     task      event                                          becomes          commands
     ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -47,6 +47,7 @@ from master.dispatch_vocabulary import (
     Assign,
     Cancel,
     Command,
+    CreditChanged,
     Discard,
     DispatchPaused,
     DispatchResumed,
@@ -118,6 +119,7 @@ class Dispatcher:
             ExecutorJoined: self._join,
             ExecutorLost: self._lose,
             ExecutorDraining: self._drain,
+            CreditChanged: lambda event, _: self._ring.allow(event.executor, event.credit),
             RoundOpened: self._open,
             RoundAborted: self._abort,
             ResultReceived: self._result,

@@ -1,13 +1,30 @@
-"""The way from whoever emits an event to everyone who wants to know."""
+"""The way from whoever emits an event to everyone who wants to know.
+
+Rounds and tasks may come by the thousand a second. What they cost their observers is not paid one by one, each time
+between two rounds: they wait for a moment and are handed out together, in order.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from master.events import Event, Warned, WorkerJoined, WorkerLost, WorkerReturned
+from master.events import (
+    Evaluated,
+    Event,
+    RoundFinished,
+    RoundStarted,
+    TaskFinished,
+    Warned,
+    WorkerJoined,
+    WorkerLost,
+    WorkerReturned,
+)
+
+_FREQUENT = (RoundStarted, TaskFinished, RoundFinished, Evaluated)
 
 
 class Observer(Protocol):
@@ -21,14 +38,20 @@ class Observer(Protocol):
 
 
 class EventStream:
-    """Hands each event to each observer, in order. `clock` stamps the warnings it emits itself.
+    """Hands each event to each observer, in order. All calls are on the event loop.
 
     An observer that raises is named once, in a Warned to the others, and dropped. A late subscriber first
     hears which workers are here. An event emitted by an observer comes after the one being handed out.
+
+    Args:
+        clock: stamps the warnings it emits itself.
+        wait_s: so long an event of a round or a task may wait; any other event, `flush` and `close` end the wait.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], wait_s: float = 0.0) -> None:
         self._clock = clock
+        self._wait_s = wait_s
+        self._timer: asyncio.TimerHandle | None = None
         self._observers: list[Observer] = []
         self._roster: dict[str, WorkerJoined | WorkerReturned] = {}
         self._waiting: deque[Event] = deque()
@@ -36,25 +59,39 @@ class EventStream:
 
     def subscribe(self, observer: Observer) -> None:
         """From now on `observer` hears everything."""
+        self.flush()
         self._observers.append(observer)
         for here in list(self._roster.values()):
             self._tell(observer, here)
         self._hand_out()
 
     def unsubscribe(self, observer: Observer) -> None:
-        """It hears nothing more and is closed. One that was dropped is ignored."""
+        """It hears nothing that is still to come and is closed. One that was dropped is ignored."""
+        self.flush()
         if observer in self._observers:
             self._observers.remove(observer)
             self._guarded(observer, observer.close)
             self._hand_out()
 
     def emit(self, event: Event) -> None:
-        """Hand `event` to all. Never raises what an observer raises."""
+        """Hand `event` to all, at once or in a moment. Never raises what an observer raises."""
+        if self._wait_s and isinstance(event, _FREQUENT):
+            self._waiting.append(event)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._wait_s, self.flush)
+            return
         if isinstance(event, WorkerJoined | WorkerReturned):
             self._roster[event.name] = event
         elif isinstance(event, WorkerLost):
             self._roster.pop(event.name, None)
         self._waiting.append(event)
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand out what waits. After it, every observer has heard all that was emitted."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._hand_out()
 
     def close(self) -> None:

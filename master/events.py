@@ -88,7 +88,8 @@ class WorkerStatus:
     slots: int
     busy: int
     state: str  # "working" | "idle" | "draining" | "silent" | whatever the link says
-    memory_bytes: int | None = None
+    memory_bytes: int | None = None  # of its process, in RAM
+    gpu_memory_bytes: int | None = None  # held by torch on its GPUs
     sent_bytes: int | None = None
     received_bytes: int | None = None
     last_heard_s: float | None = None  # when the last byte of it arrived

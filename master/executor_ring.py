@@ -58,6 +58,13 @@ class ExecutorRing(Generic[T]):
             self.accepting -= 1
             self._place(executor)
 
+    def allow(self, name: str, credit: int) -> None:
+        """It may hold so many from now on, but never fewer than it can run."""
+        executor = self._executors.get(name)
+        if executor is not None:
+            executor.credit = max(credit, executor.slots)
+            self._place(executor)
+
     def remove(self, name: str) -> Executor[T] | None:
         """It is gone; what it held is in the answer."""
         self.drain(name)

@@ -8,10 +8,12 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import safetensors.torch
 import torch
 
+from fl_core.errors import ExperimentError
 from fl_core.execution.pool import parse_devices
 from fl_core.experiment.schema import Experiment
 from fl_core.session import Session, open_session
@@ -22,8 +24,9 @@ from master.event_stream import EventStream, Observer
 from master.observers.metrics_jsonl import EventLog, MetricsLog
 from master.observers.text_log import TextLog
 from master.options import MasterOptions
+from master.outcome import Outcome
 from master.reference_loop import ReferenceLoop
-from master.round_loop import Outcome, RoundLoop
+from master.round_loop import RoundLoop
 from master.runs import RunFolder, environment, run_name, write_whole
 
 
@@ -43,9 +46,8 @@ class OneRun:
         self._cluster = cluster
         self._stream = stream
         self._wire_bytes = wire_bytes
-        label = experiment.label or experiment.algorithm.name.removesuffix(".py")
-        self.name = run_name(label, experiment.seed, experiment.digest())
-        self.folder = RunFolder.at(options.runs_dir, experiment.name, self.name)
+        self.folder = folder_of(experiment, options.runs_dir)
+        self.name = self.folder.path.name
         self._loop: RoundLoop | ReferenceLoop | None = None
         self._stopped = False
         self._io = asyncio.get_running_loop()
@@ -105,17 +107,20 @@ class OneRun:
         observers: list[Observer] = [
             MetricsLog(self.folder.metrics, self.name, after_round=after),
             EventLog(self.folder.events, self.name),
-            TextLog(log, timestamps=True),
+            TextLog(log, timestamps=True, run=self.name),
         ]
         for observer in observers:
             self._stream.subscribe(observer)
             stack.callback(self._stream.unsubscribe, observer)
 
     def _make_loop(self, session: Session, resumed: Checkpoint | None) -> RoundLoop | ReferenceLoop:
+        if self._experiment.clients.client_memory == "device":
+            _check_device(self._options)
         if self._options.reference:
             return ReferenceLoop(self.name, session, self._stream.emit)
         self._cluster.open_run(self.name, session)
-        loop = RoundLoop(self.name, session, self._cluster, self._save, self._wire_bytes)
+        loop = RoundLoop(self.name, session, self._cluster, self._save, self._wire_bytes, self._stream.flush)
+        loop.keep_memories_in(self.folder.path)
         if resumed is not None:
             loop.resume(resumed)
         return loop
@@ -169,6 +174,22 @@ class OneRun:
         self.folder.write_summary(json.loads(json.dumps(summary)))
 
 
+def folder_of(experiment: Experiment, runs_dir: Path) -> RunFolder:
+    """Where the run of this experiment lies, begun or not."""
+    label = experiment.label or experiment.algorithm.name.removesuffix(".py")
+    return RunFolder.at(runs_dir, experiment.name, run_name(label, experiment.seed, experiment.digest()))
+
+
+def _check_device(options: MasterOptions) -> None:
+    """Raise ExperimentError where clients run elsewhere than in this process's RAM."""
+    if options.workers or any(device.type != "cpu" for device in parse_devices(options.devices)):
+        raise ExperimentError(
+            '"device" keeps memories where clients run, which is possible on the CPU of the master alone; '
+            'take "ram", or "disk" where they do not fit',
+            path="clients.client_memory",
+        )
+
+
 def named_parameters(session: Session, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """x `[d]` as the model's parameters by name: what `load_state_dict(..., strict=False)` takes."""
     tensors, offset = {}, 0
@@ -179,4 +200,4 @@ def named_parameters(session: Session, x: torch.Tensor) -> dict[str, torch.Tenso
     return tensors
 
 
-__all__ = ["OneRun", "named_parameters"]
+__all__ = ["OneRun", "folder_of", "named_parameters"]

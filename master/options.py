@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from protocol.tls import Tls
+
 
 @dataclass(frozen=True)
 class MasterOptions:
@@ -21,3 +23,8 @@ class MasterOptions:
     secret: bytes | None
     lz4: bool
     command_line: tuple[str, ...]
+    tls: Tls | None = None
+    parallel_runs: int = 1
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    track: tuple[str, ...] = ()

@@ -12,7 +12,8 @@ from fl_core.metrics import evaluate
 from fl_core.reference import run_reference
 from fl_core.session import Session
 from master import events
-from master.round_loop import Outcome, told
+from master.outcome import Outcome, told
+from master.stopping import divergence, is_reached
 
 _CUMULATIVE = ("oracle_calls", "bits_up", "bits_down")
 
@@ -25,6 +26,8 @@ class ReferenceLoop:
         self._session = session
         self._emit = emit
         self._stopping = False
+        self._reached = False
+        self._diverged = ""
         self._oracle = session.problem.oracle("cpu")
         self._number = 0
         self._x = session.problem.x0
@@ -41,14 +44,17 @@ class ReferenceLoop:
             await self._rounds()
         except FlspanError as error:
             return self._outcome("failed", told(error))
-        return self._outcome("stopped" if self._number < self._session.experiment.rounds else "finished")
+        if self._diverged:
+            return self._outcome("failed", self._diverged)
+        is_short = self._number < self._session.experiment.rounds and not self._reached
+        return self._outcome("stopped" if is_short else "finished")
 
     async def _rounds(self) -> None:
         experiment = self._session.experiment
         if experiment.evaluate.metrics:
             await self._tell(0, {}, due=True)
         rounds = run_reference(self._session)
-        while not self._stopping:
+        while not (self._stopping or self._reached or self._diverged):
             started = time.perf_counter()
             step = await asyncio.to_thread(next, rounds, None)
             if step is None:
@@ -67,11 +73,14 @@ class ReferenceLoop:
             events.RoundFinished(time_s=time.time(), run=self._run, round=number, metrics=metrics, evaluates=due)
         )
         self._last |= metrics
+        self._diverged = self._diverged or divergence(number, metrics)
         if due:
             names = self._session.experiment.evaluate.metrics
             found = await asyncio.to_thread(evaluate, self._session.problem, self._oracle, self._x, names)
             self._last |= found
             self._emit(events.Evaluated(time_s=time.time(), run=self._run, round=number, metrics=found))
+            self._reached |= is_reached(self._session.experiment.stop, found)
+            self._diverged = self._diverged or divergence(number, found)
 
     def _outcome(self, reason: Literal["finished", "stopped", "failed"], text: str = "") -> Outcome:
         return Outcome(reason, self._number, self._x, self._last, text)

@@ -12,6 +12,8 @@ import numpy as np
 from fl_core.algorithm import Algorithm
 from fl_core.errors import FlspanError, UserCodeError
 from fl_core.execution import wire
+from fl_core.execution.body_limits import body_limit, largest_shard_bytes, result_bytes
+from fl_core.execution.broadcasts import SentBroadcasts
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.state import fields_of
 from master.cluster import Cluster, OpenRun
@@ -30,6 +32,15 @@ class _RunOnWorker:
     has_data: bool = False
     round: int = -1
     shards: set[int] = field(default_factory=set)
+    broadcasts: SentBroadcasts = field(default_factory=SentBroadcasts)
+    memories: dict[int, int] = field(default_factory=dict)
+
+    def held_by_worker(self, work: CohortWork) -> list[int]:
+        """Positions of the clients whose memory is the one that this worker itself has made."""
+        if not work.memory:
+            return []
+        pairs = zip(work.clients, work.versions, strict=True)
+        return [row for row, (i, version) in enumerate(pairs) if version and self.memories.get(i) == version]
 
 
 class RemoteExecutor:
@@ -48,10 +59,12 @@ class RemoteExecutor:
         self.slots = peer.slots
         self.credit = peer.slots + 1
         self.link = link
+        link.allow_body(0)  # until there is a run, which says how much
         self._cluster = cluster
         self._runs: dict[str, _RunOnWorker] = {}
         self._outgoing: asyncio.Queue[tuple[OpenRun, CohortWork, int]] = asyncio.Queue()
-        self.has_served = False
+        self.has_served = self._is_sending = False
+        self._task_s = 1.0  # of the worker's recent tasks; as if they were long, until it is known
 
     # --- as the cluster sees it ----------------------------------------------------------------------------------
 
@@ -60,12 +73,24 @@ class RemoteExecutor:
         if run.name in self._runs:
             return
         self._runs[run.name] = _RunOnWorker()
+        self.link.allow_body(max(self.link.connection.body_limit, body_limit(run.session, 0)))
+        if self.link.budget is not None:
+            self.link.budget.at_least(2 * result_bytes(run.session))
         self._tell(setup_message(run))
 
     def assign(self, run: OpenRun, work: CohortWork, attempt: int) -> None:
         """Queue the task; what it needs and the worker lacks is sent before it."""
         self.prepare(run)
-        self._outgoing.put_nowait((run, work, attempt))
+        if self._is_waited_for(run, work):
+            self._tell(wire.task_message(run.name, work, attempt)[0])
+        else:
+            self._outgoing.put_nowait((run, work, attempt))
+
+    def _is_waited_for(self, run: OpenRun, work: CohortWork) -> bool:
+        """Whether the worker has all that the task needs, so that its message alone, without a body, can go at once."""
+        state = self._runs[run.name]
+        is_free = self._outgoing.empty() and not self._is_sending
+        return is_free and state.has_data and state.round == work.round and not work.memory and not work.own
 
     def cancel(self, task: TaskId, attempt: int) -> None:
         """Tell the worker; it answers in any case."""
@@ -96,7 +121,9 @@ class RemoteExecutor:
 
     async def _send(self) -> None:
         while True:
+            self._is_sending = False
             run, work, attempt = await self._outgoing.get()
+            self._is_sending = True
             if not await self._send_task(run, work, attempt):
                 self._cluster.returned(self, TaskId(run.name, work.round, work.index), attempt)
 
@@ -110,7 +137,7 @@ class RemoteExecutor:
         if self._is_wanted(run, state, work) and state.round != work.round:
             broadcast = await run.broadcast_message()
             if self._is_wanted(run, state, work):
-                await self.link.send(*broadcast)
+                await self.link.send(*state.broadcasts.lacking(broadcast))
                 state.round = work.round
         lacking = [] if state.has_data else [i for i in work.clients if i not in state.shards]
         for i in lacking:
@@ -119,7 +146,7 @@ class RemoteExecutor:
                 state.shards.add(i)
         if not self._is_wanted(run, state, work):
             return False
-        await self.link.send(*wire.task_message(run.name, work, attempt))
+        await self.link.send(*wire.task_message(run.name, work, attempt, state.held_by_worker(work)))
         return True
 
     def _is_wanted(self, run: OpenRun, state: _RunOnWorker, work: CohortWork) -> bool:
@@ -159,29 +186,57 @@ class RemoteExecutor:
         run = self._cluster.runs.get(message.run)
         if run is not None and run.round is not None and run.round.number == message.round:
             work = run.works.get(message.task)
-            if work is None or work.clients != result.clients:
+            if work is None or not _accounts_for(result, work):
                 raise MessageError(f"a Result of task {message.task} for other clients than the task's")
-            _check_fields(result, run.session.algorithm)
-        self._cluster.result(self, task, message.attempt, result)
+            _check_fields(result, work, run.session.algorithm)
+        self._adapt_credit(sum(result.metrics["seconds_s"]))
+        if self._cluster.result(self, task, message.attempt, result) and result.memory:
+            state = self._runs.get(message.run)
+            if state is not None:
+                state.memories.update(dict.fromkeys(result.clients, message.round))
+
+    def _adapt_credit(self, task_s: float) -> None:
+        """Prefetch more of tasks that take less time than a message to the worker and back."""
+        self._task_s += 0.1 * (task_s - self._task_s)
+        ahead = _AHEAD if self._task_s < _SHORT_S else 1
+        if self.credit != self.slots + ahead:
+            self.credit = self.slots + ahead
+            self._cluster.allow(self, self.credit)
 
     def _failure(self, message: messages.Failure) -> None:
         task = TaskId(message.run, message.round, message.task)
-        if message.report.kind == RETURNED:
+        if message.report.kind == LACKING and message.run in self._runs:
+            self._runs[message.run].memories.clear()  # it says so of one; the others may be gone as well
+        if message.report.kind in (RETURNED, LACKING):
             self._cluster.returned(self, task, message.attempt)
         else:
             self._cluster.failed(self, task, message.attempt, error_of(message.report, self.name))
 
 
-def _check_fields(result: CohortResult, algorithm: Algorithm) -> None:
-    """What a cohort sends is what the algorithm declares. Raises MessageError."""
-    replies, memories = {*result.coded, *result.dense}, set(result.memory)
+def _accounts_for(result: CohortResult, work: CohortWork) -> bool:
+    """Whether the result says of each of the task's clients, in their order, that it has finished or was skipped."""
+    skipped = {each.client for each in result.skipped}
+    return result.clients == tuple(i for i in work.clients if i not in skipped) and skipped <= set(work.clients)
+
+
+def _check_fields(result: CohortResult, work: CohortWork, algorithm: Algorithm) -> None:
+    """What a cohort sends is what the algorithm declares, and sums are those asked for. Raises MessageError."""
+    replies, memories = {*result.coded, *result.dense, *result.sums}, set(result.memory)
+    if len(replies) != len(result.coded) + len(result.dense) + len(result.sums):
+        raise MessageError("a Result with a field that comes in two ways")
+    for name, kept in result.sums.items():
+        if set(kept.totals) != set(work.asked.get(name, ())):
+            raise MessageError(f"a Result with sums of {name} that nobody asked for")
     if replies != set(fields_of(algorithm.Reply)) or memories != set(fields_of(algorithm.Memory)):
         told = ", ".join(sorted(replies | memories)) or "nothing"
         raise MessageError(f"a Result with the fields {told}, which are not those {type(algorithm).__name__} declares")
 
 
-RETURNED = "returned"
-"""Kind of a Failure that is none: the worker let go of a cancelled or drained task."""
+_SHORT_S, _AHEAD = 0.001, 8
+"""A task shorter than this is over before the next one comes: so many wait at the worker then."""
+
+RETURNED, LACKING = "returned", "lacking"
+"""Kinds of a Failure that is none: the worker let go of a cancelled or drained task, or of a memory that it needs."""
 
 
 class SetupError(ProtocolError):
@@ -214,5 +269,6 @@ def setup_message(run: OpenRun) -> messages.Setup:
         "experiment": experiment,
         "shape": {"inputs": shape.inputs, "outputs": shape.outputs, "classes": shape.classes},
         "clients": session.problem.n,
+        "shard_bytes": largest_shard_bytes(session.problem.shards),
     }
     return messages.Setup(run.name, json.dumps(body).encode(), sources, session.data_sha256)

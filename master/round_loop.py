@@ -10,38 +10,53 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from fl_core.errors import FlspanError, UserCodeError
-from fl_core.execution.cohort import CohortResult, CohortWork, decode
+from fl_core.errors import FlspanError
+from fl_core.execution.cohort import CohortResult, CohortWork, Skipped
+from fl_core.execution.reduction import Gathering
 from fl_core.memories import ClientMemories
-from fl_core.metrics import evaluate
-from fl_core.oracle import Oracle
+from fl_core.replies import UnreducedError
 from fl_core.server import Round
 from fl_core.session import Session
 from fl_core.state import initial_values
 from master import events
 from master.checkpoint import Checkpoint
 from master.cluster import Cluster
+from master.evaluations import Evaluations
+from master.outcome import Outcome, told
 
 _CUMULATIVE = ("oracle_calls", "bits_up", "bits_down")
 _WIRE = ("wire_bytes_sent", "wire_bytes_received")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. `x` is the model after the last round."""
+class _Opened(NamedTuple):
+    """A round that the server has begun, and its tasks."""
 
-    reason: Literal["finished", "stopped", "failed"]
-    rounds: int
-    x: torch.Tensor
+    round: Round
+    works: list[CohortWork]
+
+
+class _Turn(NamedTuple):
+    """What the server hands back between two rounds: `opened` is the next one, or why it could not be begun."""
+
     metrics: dict[str, float]
-    text: str = ""
+    checkpoint: Checkpoint | None
+    opened: _Opened | Exception
+
+
+MEMORIES = "memories.bin"
+"""The file of a run's folder in which clients' memories lie, where they are not kept in RAM."""
+_TOLD_SKIPS = 20
+"""Clients that are named when they are skipped; a method that fails on all would fill the log."""
+_NO_ROUND = RuntimeError("there is no round after the last")
 
 
 class RoundLoop:
@@ -51,6 +66,8 @@ class RoundLoop:
         run: its name on the cluster.
         save: writes a checkpoint; called in the saver's thread. It must not raise.
         wire_bytes: (sent, received), what the sockets of this process have carried so far.
+        flush: has every event so far written down. A checkpoint is saved after the lines of its rounds, since a resumed
+            run does not make up for them.
     """
 
     def __init__(
@@ -60,6 +77,7 @@ class RoundLoop:
         cluster: Cluster,
         save: Callable[[Checkpoint], None],
         wire_bytes: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        flush: Callable[[], None] = lambda: None,
     ) -> None:
         self.run_name = run
         self.session = session
@@ -67,22 +85,24 @@ class RoundLoop:
         self._emit = cluster.emit
         self._save = save
         self._wire_bytes = wire_bytes
+        self._flush = flush
         self._server = session.server()
-        declared = initial_values(session.algorithm.Memory, type(session.algorithm).__name__)
-        self._memories = ClientMemories(declared, session.problem.d, session.problem.dtype)
+        self._memories = memories_of(session)
         self._totals: dict[str, float] = dict.fromkeys((*_CUMULATIVE, *_WIRE), 0) | {"elapsed_s": 0.0}
         self._wire_seen = wire_bytes()  # runs before this one used the same sockets
         self._stopping = False
-        self._diverged = ""
         self._last: dict[str, float] = {}
-        self._evaluator: Oracle | None = None
-        self._threads = {
-            name: ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("server", "evaluate", "save")
-        }
-        self._beside: set[asyncio.Task[None]] = set()
-        self._evaluations: set[asyncio.Task[None]] = set()
-        self._stop_reached = False
-        self._under_way: asyncio.Future[list[CohortResult]] | None = None
+        self._evaluations = Evaluations(run, session, cluster.emit)
+        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("server", "save")}
+        self._skipped: list[tuple[int, Skipped]] = []  # (round, client) that are still to be told
+        self._skips_told = 0
+        self._savings: set[asyncio.Task[None]] = set()
+        self._has_gpu = torch.cuda.is_available()
+
+    def keep_memories_in(self, folder: Path) -> None:
+        """Before anything else: what clients remember lies in a file of this folder, if the experiment says "disk"."""
+        if self.session.experiment.clients.client_memory == "disk":
+            self._memories = memories_of(self.session, folder / MEMORIES)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on after the checkpoint's round."""
@@ -92,8 +112,7 @@ class RoundLoop:
     def stop(self) -> None:
         """End now, with everything saved. The round under way is given up: when resumed it is run again, the same."""
         self._stopping = True
-        if self._under_way is not None:
-            self._under_way.cancel()
+        self.cluster.give_up_round(self.run_name)
 
     @property
     def rounds_done(self) -> int:
@@ -109,9 +128,9 @@ class RoundLoop:
             if first == 1:
                 self._finish_round_zero()
             await self._rounds(first)
-            await self._finish_alongside()
-            if self._diverged:
-                reason, text = "failed", self._diverged
+            await self._finish_beside()
+            if self._evaluations.diverged:
+                reason, text = "failed", self._evaluations.diverged
             elif self._stopping and self.rounds_done < self.session.experiment.rounds:
                 reason = "stopped"
         except FlspanError as error:
@@ -119,86 +138,129 @@ class RoundLoop:
         finally:
             self.cluster.close_run(self.run_name)
             await self._settle(save=first <= self.rounds_done)
-        return Outcome(reason, self.rounds_done, self._server.x, self._last, text)
+        return Outcome(reason, self.rounds_done, self._server.x, self._last | self._evaluations.found, text)
 
     # --- the rounds ------------------------------------------------------------------------------------------------
 
     async def _rounds(self, first: int) -> None:
         experiment = self.session.experiment
+        if first > experiment.rounds:
+            return
+        opened: _Opened | Exception = await self._in_thread("server", self._begin, first)
         for number in range(first, experiment.rounds + 1):
-            if self._is_over():
+            if self._is_over():  # before anybody is asked to run it: nobody would give it up
                 return
+            if isinstance(opened, Exception):
+                raise opened
             started = time.perf_counter()
-            round, works = await self._in_thread("server", self._begin, number)
-            if self._is_over():  # stopped meanwhile: nobody would give up the round that begins now
-                return
             self._emit(
                 events.RoundStarted(
                     time_s=time.time(),
                     run=self.run_name,
                     round=number,
-                    clients=len(round.participants),
-                    tasks=len(works),
+                    clients=opened.round.clients,
+                    tasks=len(opened.works),
                 )
             )
-            self._under_way = asyncio.ensure_future(self.cluster.run_round(self.run_name, round, works))
-            await asyncio.wait([self._under_way])
-            if self._under_way.cancelled():
+            turn = await self._executed(*opened)
+            if turn is None:
                 return
-            results = self._under_way.result()
-            metrics = await self._in_thread("server", self._finish, round, results)
-            self._finish_round(number, metrics, time.perf_counter() - started)
-            if number % experiment.checkpoint.every == 0:
-                checkpoint = await self._in_thread("server", self._checkpoint)
-                self._alongside(self._saving(checkpoint, list(self._evaluations)))
+            self._finish_round(number, turn.metrics, time.perf_counter() - started)
+            if turn.checkpoint is not None:
+                self._save_beside(replace(turn.checkpoint, totals=dict(self._totals)))  # this round's time in them
             if experiment.stop:  # which round is the last must not depend on how fast evaluation is
-                await self._finish_alongside()
-            elif len(self._beside) > 4:  # a slow evaluation or disk holds the rounds up rather than memory
-                await asyncio.wait(self._beside, return_when=asyncio.FIRST_COMPLETED)
+                await self._finish_beside()
+            elif len(beside := self._beside()) > 4:  # a slow evaluation or disk holds the rounds up rather than memory
+                await asyncio.wait(beside, return_when=asyncio.FIRST_COMPLETED)
+            opened = turn.opened
+
+    async def _executed(self, round: Round, works: list[CohortWork]) -> _Turn | None:
+        """The round's local work and the server's turn after it. None: the round was given up."""
+        while True:
+            gathering = Gathering(round.number, works, self.session.work, self.session.layout)
+            folding: list[asyncio.Future[None]] = []
+
+            def take(index: int, result: CohortResult, into: Gathering = gathering, by: list[Any] = folding) -> None:
+                if into.add(index, result):
+                    by.append(asyncio.ensure_future(self._in_thread("server", into.fold)))
+
+            if await self.cluster.run_round(self.run_name, round, works, take) is None:
+                await asyncio.gather(*folding, return_exceptions=True)
+                return None
+            await asyncio.gather(*folding)
+            try:
+                turn: _Turn = await self._in_thread("server", self._turn, round, gathering)
+                return turn
+            except UnreducedError as error:
+                text = f"round {round.number} is run again, with every client's own reply: {error}"
+                self._emit(events.Noted(time_s=time.time(), text=text))
+                works = [replace(work, index=work.index + len(works), asked={}) for work in works]
+
+    def _turn(self, round: Round, gathering: Gathering) -> _Turn:
+        """All that the server does between two rounds' local work, in one visit to its thread."""
+        experiment, number = self.session.experiment, round.number
+        metrics = self._finish(round, gathering)
+        checkpoint = self._checkpoint() if number % experiment.checkpoint.every == 0 else None
+        try:
+            return _Turn(metrics, checkpoint, self._begin(number + 1) if number < experiment.rounds else _NO_ROUND)
+        except Exception as error:  # it is the next round's: this one is told first
+            return _Turn(metrics, checkpoint, error)
 
     def _is_over(self) -> bool:
-        return self._stopping or self._stop_reached
+        return self._stopping or self._evaluations.is_enough or bool(self._evaluations.diverged)
 
-    def _begin(self, number: int) -> tuple[Round, list[CohortWork]]:
+    def _begin(self, number: int) -> _Opened:
         round = self._server.begin_round(number)
-        works = []
+        works, asked = [], self._server.asked()
         for index, cohort in enumerate(round.cohorts):
             own = {name: torch.stack([values[i] for i in cohort]) for name, values in round.broadcast.own.items()}
-            works.append(CohortWork(number, index, cohort, self._memories.gather(cohort), own))
-        return round, works
+            memory, versions = self._memories.gather(cohort), self._memories.versions(cohort)
+            works.append(CohortWork(number, index, cohort, memory, own, asked, versions))
+        return _Opened(round, works)
 
-    def _finish(self, round: Round, results: list[CohortResult]) -> dict[str, float]:
-        session = self.session
-        bits_up = sum(result.bits for result in results)
-        cohorts, finished = [], []
-        while results:  # the list is used up: a cohort's bytes are let go as soon as they are decoded
-            result = results.pop(0)
-            cohorts.append(decode(result, round.number, session.work, session.layout))
-            finished.append(replace(result, coded={}, dense={}))
-        metrics = self._server.finish_round(cohorts)
+    def _finish(self, round: Round, gathering: Gathering) -> dict[str, float]:
+        found = gathering.gathered()
+        metrics = self._server.finish_round(found.cohorts, found.sums)
+        finished = found.results
         for result in finished:  # a client's memory changes when its round commits, not before
-            self._memories.commit(result.clients, result.memory)
+            self._memories.commit(result.clients, result.memory, round.number)
         seen = _total(finished, "loss_count")
         if seen:
             metrics["loss_train"] = _total(finished, "loss_sum") / seen
+        self._skipped += [(round.number, each) for result in finished for each in result.skipped]
+        took_part = sum(len(result.clients) for result in finished)
+        if self.session.experiment.on_error == "skip":
+            metrics["skipped"] = round.clients - took_part
         self._totals["oracle_calls"] += int(_total(finished, "oracle_calls"))
-        self._totals["bits_up"] += bits_up
+        self._totals["bits_up"] += found.bits
         self._totals["bits_down"] += round.broadcast.bits
-        return {"clients": len(round.participants), **metrics}
+        return {"clients": took_part, **metrics}
 
     def _finish_round(self, number: int, metrics: dict[str, float], round_s: float) -> None:
         self._totals["elapsed_s"] += round_s
         metrics |= {name: self._totals[name] for name in _CUMULATIVE} | self._wire_metrics()
-        if torch.cuda.is_available():
+        if self._has_gpu:
             metrics["gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
         metrics |= {"round_s": round_s, "elapsed_s": self._totals["elapsed_s"]}
         self._last |= metrics
-        due = self._evaluation_is_due(number)
+        self._tell_of_skipped()
+        self._evaluations.check(number, metrics)
+        due = self._evaluations.is_due(number)
         self._emit(
             events.RoundFinished(time_s=time.time(), run=self.run_name, round=number, metrics=metrics, evaluates=due)
         )
         if due:
-            self._evaluate_alongside(number)
+            self._evaluations.start(number, self._server.x)
+
+    def _tell_of_skipped(self) -> None:
+        told, self._skipped = self._skipped, []
+        for number, each in told[: max(0, _TOLD_SKIPS - self._skips_told)]:
+            text = f"round {number}: client {each.client} is skipped: {each.text}"
+            self._emit(events.Warned(time_s=time.time(), text=text))
+        if self._skips_told <= _TOLD_SKIPS < self._skips_told + len(told):
+            text = "many clients are skipped: further ones are only counted, in the metric skipped"
+            self._emit(events.Warned(time_s=time.time(), text=text))
+        self._skips_told += len(told)
 
     def _wire_metrics(self) -> dict[str, float]:
         now = self._wire_bytes()
@@ -209,69 +271,41 @@ class RoundLoop:
 
     def _finish_round_zero(self) -> None:
         """The starting point is measured too: curves begin at x0."""
-        if self.session.experiment.evaluate.metrics:
+        if self._evaluations.is_due(0):
             self._emit(events.RoundFinished(time_s=time.time(), run=self.run_name, round=0, metrics={}, evaluates=True))
-            self._evaluate_alongside(0)
+            self._evaluations.start(0, self._server.x)
 
     # --- beside the rounds -----------------------------------------------------------------------------------------
 
-    def _evaluation_is_due(self, number: int) -> bool:
-        table = self.session.experiment.evaluate
-        return bool(table.metrics) and (number % table.every == 0 or number == self.session.experiment.rounds)
+    def _save_beside(self, checkpoint: Checkpoint) -> None:
+        task = asyncio.create_task(self._saving(checkpoint, self._evaluations.under_way.copy()))
+        self._savings.add(task)
+        task.add_done_callback(self._savings.discard)
 
-    def _evaluate_alongside(self, number: int) -> None:
-        task = self._alongside(self._evaluation(number, self._server.x))
-        self._evaluations.add(task)
-        task.add_done_callback(self._evaluations.discard)
-
-    async def _evaluation(self, number: int, x: torch.Tensor) -> None:
-        try:
-            found = await self._in_thread("evaluate", self._evaluate, x)
-        except Exception as error:  # a user's model may fail on the test set; the training goes on
-            found = {}
-            text = f"the evaluation after round {number} failed: {type(error).__name__}: {error}"
-            self._emit(events.Warned(time_s=time.time(), text=text))
-        self._last |= found
-        self._emit(events.Evaluated(time_s=time.time(), run=self.run_name, round=number, metrics=found))
-        for name, threshold in self.session.experiment.stop.items():
-            value = found.get(name)
-            better = -1 if name.startswith("accuracy") else 1
-            if value is not None and better * value <= better * threshold:
-                self._stop_reached = True
-        unmeasured = [name for name, value in found.items() if math.isnan(value)]
-        if unmeasured and not self._diverged:
-            self._diverged = f"round {number}: {unmeasured[0]} is NaN: the method diverges; try a smaller step size"
-            self._stopping = True
-
-    def _evaluate(self, x: torch.Tensor) -> dict[str, float]:
-        if self._evaluator is None:
-            torch.set_num_threads(1)
-            self._evaluator = self.session.problem.oracle("cpu")
-        return evaluate(self.session.problem, self._evaluator, x, self.session.experiment.evaluate.metrics)
-
-    async def _saving(self, checkpoint: Checkpoint, evaluations: list[asyncio.Task[None]]) -> None:
+    async def _saving(self, checkpoint: Checkpoint, evaluations: set[asyncio.Task[None]]) -> None:
         """Save what was taken when these evaluations were under way: a resumed run does not make up for their lines."""
         if evaluations:
             await asyncio.wait(evaluations)
+        self._flush()
         await self._in_thread("save", self._save, checkpoint)
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint.take(self._server, self._memories, self._totals)
 
-    def _alongside(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
-        return task
+    def _beside(self) -> set[asyncio.Task[None]]:
+        return self._savings | self._evaluations.under_way
 
-    async def _finish_alongside(self) -> None:
-        while self._beside:
-            await asyncio.gather(*self._beside)
+    async def _finish_beside(self) -> None:
+        while beside := self._beside():
+            await asyncio.gather(*beside)
 
     async def _settle(self, save: bool) -> None:
-        await self._finish_alongside()
+        await self._finish_beside()
         if save:
+            self._flush()
             await self._in_thread("save", self._save, await self._in_thread("server", self._checkpoint))
+        self._evaluations.close()
+        self._memories.close()
         for thread in self._threads.values():
             thread.shutdown(wait=True)
 
@@ -279,12 +313,11 @@ class RoundLoop:
         return await asyncio.get_running_loop().run_in_executor(self._threads[name], function, *arguments)
 
 
-def _total(results: list[CohortResult], name: str) -> float:
-    return math.fsum(value for result in results for value in result.metrics[name])
+def memories_of(session: Session, file: Path | None = None) -> ClientMemories:
+    """Nobody's yet; in a file where one is named."""
+    declared = initial_values(session.algorithm.Memory, type(session.algorithm).__name__)
+    return ClientMemories(declared, session.problem.d, session.problem.dtype, file)
 
 
-def told(error: FlspanError) -> str:
-    """The error, and where the user's code raised it the traceback."""
-    if isinstance(error, UserCodeError) and error.traceback_text:
-        return f"{error}\n{error.traceback_text.rstrip()}"
-    return str(error)
+def _total(results: Sequence[CohortResult], name: str) -> float:
+    return math.fsum(chain.from_iterable(result.metrics[name] for result in results))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import time
 from collections.abc import Sequence
 
+from fl_core.execution.memory import gpu_bytes, resident_bytes
 from master import events
 from master.cluster import Cluster
+from master.local_executor import LocalExecutor
 from master.worker_link import WorkerLink
 
 PERIOD_S = 1.0
@@ -30,8 +31,8 @@ class StatusReporter:
                 if link.executor is not None:
                     self._cluster.emit(self._of_link(link, now))
             for executor in self._cluster.executors.values():
-                if executor.name == "local":
-                    self._cluster.emit(self._of_local(executor.slots, self._cluster.held(executor.id), now))
+                if isinstance(executor, LocalExecutor):
+                    self._cluster.emit(self._of_local(executor, now))
 
     def _of_link(self, link: WorkerLink, now: float) -> events.WorkerStatus:
         executor = link.executor
@@ -44,18 +45,21 @@ class StatusReporter:
             slots=executor.slots,
             busy=busy,
             state="silent" if silent > 2.5 else "working" if busy else "idle",
+            memory_bytes=executor.link.peer_memory.ram_bytes,
+            gpu_memory_bytes=executor.link.peer_memory.gpu_bytes,
             sent_bytes=link.sent_bytes + executor.link.bytes_sent,
             received_bytes=link.received_bytes + executor.link.bytes_received,
             last_heard_s=now - silent,
         )
 
-    def _of_local(self, slots: int, held: int, now: float) -> events.WorkerStatus:
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def _of_local(self, executor: LocalExecutor, now: float) -> events.WorkerStatus:
+        held = self._cluster.held(executor.id)
         return events.WorkerStatus(
             time_s=now,
             name="local",
-            slots=slots,
-            busy=min(slots, held),
+            slots=executor.slots,
+            busy=min(executor.slots, held),
             state="working" if held else "idle",
-            memory_bytes=peak,
+            memory_bytes=resident_bytes(),
+            gpu_memory_bytes=gpu_bytes(executor.devices),
         )

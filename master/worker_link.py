@@ -6,10 +6,10 @@ import asyncio
 import random
 import time
 
-from fl_core.errors import InputError
 from master import events
 from master.cluster import Cluster
 from master.remote_executor import RemoteExecutor
+from protocol.address import parse_address
 from protocol.errors import ProtocolError
 from protocol.link import Link
 from protocol.settings import LinkSettings
@@ -51,10 +51,21 @@ class WorkerLink:
             except (OSError, TimeoutError, ProtocolError) as error:
                 self._warn(f"worker {self.address} cannot be reached: {self._told(error)}; trying on")
             else:
-                if await self._serve(link):
+                if (twin := self._twin(link)) is not None:
+                    self._warn(f"worker {self.address} is {twin} under another name: it is used once")
+                    await link.close("this master uses the worker under another name")
+                elif await self._serve(link):
                     delay = FIRST_DELAY_S
             await asyncio.sleep(random.uniform(0, delay))  # full jitter: workers that died together return apart
             delay = min(2 * delay, LONGEST_DELAY_S)
+
+    def _twin(self, link: Link) -> str | None:
+        """The address under which this very process is an executor already."""
+        assert link.peer is not None
+        for executor in self._cluster.executors.values():
+            if isinstance(executor, RemoteExecutor) and executor.info.incarnation == link.peer.incarnation:
+                return executor.name
+        return None
 
     async def _serve(self, link: Link) -> bool:
         """Whether it took part in anything: one that sends us away is not dialled without pause."""
@@ -119,9 +130,4 @@ class WorkerLink:
             self._cluster.emit(events.Warned(time_s=time.time(), text=text))
 
 
-def parse_address(address: str) -> tuple[str, int]:
-    """ "host:port" or "[v6]:port" as its two parts. Raises InputError."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InputError(f"--workers {address}: write host:port, as in gpu1:7000")
-    return host.strip("[]"), int(port)
+__all__ = ["WorkerLink", "parse_address"]

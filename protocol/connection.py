@@ -32,6 +32,7 @@ from protocol.errors import (
 )
 from protocol.fields import Buffer, WorkerInfo
 from protocol.frames import (
+    SCRATCH_BYTES,
     VERSION,
     BodyComplete,
     FrameReader,
@@ -40,7 +41,7 @@ from protocol.frames import (
     message_frame,
     piece_prelude,
 )
-from protocol.headers import decode_handshake, decode_header, encode_header
+from protocol.headers import decode_handshake, decode_header, encode_header, encoded_info
 from protocol.messages import URGENT, Bye, Challenge, Hello, Message, Proof, Welcome
 from protocol.states import HANDSHAKE_STATES, TRANSITIONS, Role, State, next_state
 
@@ -59,29 +60,41 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What one side brings along: its secret (empty: none), its offers and, a worker, what it is."""
+    """What one side brings along: its secret (empty: none), its offers and, a worker, what it is.
+
+    A master that ``visits`` only wants to see what the worker says of itself.
+    """
 
     secret: bytes = field(default=b"", repr=False)
     codecs: tuple[str, ...] = ()
     info: Callable[[], WorkerInfo] | None = None
     channel_binding: bytes = b""
+    visits: bool = False
 
 
 class Connection:
-    """One end of a connection, as a state machine over bytes."""
+    """One end of a connection, as a state machine over bytes.
+
+    ``admit``, if set, is asked before memory is taken for a body of so many bytes. If it says no, the connection
+    is held: nothing more is to be received until the owner, when there is room, calls :meth:`resumed`.
+    """
 
     def __init__(self, role: Role, identity: Identity, limits: Limits | None = None) -> None:
         self.role = role
         self.limits = limits or Limits()
         self.codecs: frozenset[str] = frozenset()
         self.peer: WorkerInfo | None = None
+        self.admit: Callable[[int], bool] | None = None
+        self.is_visit = identity.visits
         self._identity = identity
         self._state = State.START
         self._reader = FrameReader(self.limits.handshake_header_bytes, 0)
         self._next_seq = 0
         self._pieces: Iterator[bytes | memoryview] | None = None
         self._piece_seq = 0
-        self._pending: tuple[Message, list[Buffer], Bytes1d] | None = None
+        self._pending: Received | None = None
+        self._held: tuple[Header, Message, list[Buffer]] | None = None
+        self._channel_binding = identity.channel_binding
         self._body_limit = self.limits.body_bytes
         self._farewell: str | None = None
         self._own_opening = b""
@@ -90,7 +103,7 @@ class Connection:
         if role is Role.WORKER and identity.info is None:
             raise TypeError("a worker's connection needs an identity with info")
         if role is Role.MASTER:
-            self._own_opening = self._say(Hello(VERSION, "master", *self._offer()))
+            self._own_opening = self._say(Hello(VERSION, "visitor" if self.is_visit else "master", *self._offer()))
 
     @property
     def state(self) -> State:
@@ -106,6 +119,20 @@ class Connection:
     def sending_body(self) -> bool:
         """Whether :meth:`next_piece` has something to give."""
         return self._pieces is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a body waits for memory; see :attr:`admit`."""
+        return self._held is not None
+
+    @property
+    def mid_message(self) -> bool:
+        """Whether the peer has begun something that it has not finished."""
+        return self._reader.mid_frame
+
+    def bind_channel(self, binding: bytes) -> None:
+        """The proofs hold only over the channel with this ``binding``, which both sides must see alike."""
+        self._channel_binding = binding
 
     @property
     def body_limit(self) -> int:
@@ -138,17 +165,26 @@ class Connection:
             for frame in self._reader.frames(nbytes):
                 if isinstance(frame, BodyComplete):
                     assert self._pending is not None
-                    whole.append(Received(*self._pending))
+                    whole.append(self._pending)
                     self._pending = None
                 elif self._state in HANDSHAKE_STATES:
                     self._take_handshake(frame)
                 else:
                     whole.extend(self._take(frame))
+                    if self._held is not None:
+                        break
         except ProtocolError:
             self._state = State.FAILED
-            self._pending = None
+            self._pending = self._held = None
             raise
         return whole
+
+    def resumed(self) -> list[Received]:
+        """The messages that became whole now that the body that was held may come. Raises as :meth:`received`."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._expect_body(*held)
+        return self.received(0)
 
     def _take(self, frame: Header) -> list[Received]:
         message, buffers = decode_header(frame.header)
@@ -163,13 +199,19 @@ class Connection:
                 raise MessageError(f"a buffer is coded with {buffer.codec}, which this side did not offer")
         if not frame.body_bytes:
             return [Received(message, buffers)]
+        if self.admit is None or self.admit(frame.body_bytes):
+            self._expect_body(frame, message, buffers)
+        else:
+            self._held = frame, message, buffers
+        return []
+
+    def _expect_body(self, frame: Header, message: Message, buffers: list[Buffer]) -> None:
         try:
             body = np.empty(frame.body_bytes, np.uint8)
         except MemoryError:
             raise LimitError(f"there is no memory for a body of {frame.body_bytes} bytes") from None
-        self._pending = (message, buffers, body)
+        self._pending = Received(message, buffers, body)
         self._reader.expect_body(frame.seq, body)
-        return []
 
     def cut(self, what: str) -> ProtocolError:
         """What it means that the stream ends here; ``what`` says how, as in "closed the connection"."""
@@ -180,6 +222,8 @@ class Connection:
                 f"{what} when this side had given its proof: most likely it does not hold the same secret; "
                 "give both sides the same --secret-file"
             )
+        if self.role is Role.MASTER and self._state is State.GREETED and not self._channel_binding:
+            return ConnectionLostError(f"{what} during the handshake: no worker, or one with --tls-cert")
         if self._state in HANDSHAKE_STATES:
             return ConnectionLostError(f"{what} during the handshake")
         return ConnectionLostError(what + " in the middle of a message" * self._reader.mid_frame)
@@ -248,10 +292,12 @@ class Connection:
         return header
 
     def _take_handshake(self, frame: Header) -> None:
+        self._reader.header_limit -= len(frame.header)  # the limit of a stranger is on all it says
         message = decode_handshake(frame.header)
         self._state = next_state(self._state, self.role.other, message)
         if isinstance(message, Hello):
             self._agree(message)
+            self.is_visit = message.role == "visitor"
             self._own_opening = self._say(Challenge(VERSION, "worker", *self._offer()))
             self._remember(frame.header, self._own_opening)
         elif isinstance(message, Challenge):
@@ -261,11 +307,13 @@ class Connection:
         elif isinstance(message, Proof):
             auth.check_proof(message.mac, self._identity.secret, Role.MASTER, self._transcript)
             assert self._identity.info is not None
-            self._say(Welcome(self._proof(self.role), self._identity.info()))
+            info = self._identity.info()
+            self._say(Welcome(self._proof(self.role, encoded_info(info)), info))
             self._open()
         elif isinstance(message, Welcome):
-            auth.check_proof(message.mac, self._identity.secret, Role.WORKER, self._transcript)
-            self.peer = message.worker
+            info = message.worker
+            auth.check_proof(message.mac, self._identity.secret, Role.WORKER, self._transcript, encoded_info(info))
+            self.peer = info
             self._open()
 
     def _agree(self, opening: Hello | Challenge) -> None:
@@ -282,11 +330,12 @@ class Connection:
         self.codecs = frozenset(self._identity.codecs) & frozenset(opening.codecs)
 
     def _remember(self, hello: bytes, challenge: bytes) -> None:
-        self._transcript = auth.transcript(hello, challenge, self._identity.channel_binding)
+        self._transcript = auth.transcript(hello, challenge, self._channel_binding)
 
-    def _proof(self, role: Role) -> bytes:
-        return auth.proof(self._identity.secret, role, self._transcript)
+    def _proof(self, role: Role, said: bytes = b"") -> bytes:
+        return auth.proof(self._identity.secret, role, self._transcript, said)
 
     def _open(self) -> None:
+        self._reader.scratch_bytes = SCRATCH_BYTES
         self._reader.header_limit = self.limits.header_bytes
         self._reader.body_limit = self._body_limit

@@ -62,12 +62,19 @@ class TensorSpec(Record, frozen=True):
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
+Weightings: TypeAlias = Annotated[list[Literal["one", "size"]], Meta(min_length=1, max_length=2)]
+"""By which weights replies are added: 1, or the clients' numbers of samples."""
+
 Tensors: TypeAlias = Annotated[list[TensorSpec], Meta(max_length=8192)]
 Clients: TypeAlias = Annotated[list[Count], Meta(max_length=65536)]
 
 
 class WorkerInfo(Record, frozen=True):
-    """What a worker says of itself. ``incarnation`` is new for each process, so a restart is seen as one."""
+    """What a worker says of itself. ``incarnation`` is new for each process, so a restart is seen as one.
+
+    From ``version`` on it is how the worker is at this moment: ``busy`` tasks of ``run`` for ``master``,
+    ``tasks`` finished since its start ``uptime_s`` seconds ago.
+    """
 
     incarnation: Name
     name: Name
@@ -77,6 +84,13 @@ class WorkerInfo(Record, frozen=True):
     torch: Name
     python: Name
     user_code: bool
+    version: Name = ""
+    state: Literal["idle", "serving", "draining"] = "idle"
+    master: Name = ""
+    run: Name = ""
+    busy: Count = 0
+    tasks: Count = 0
+    uptime_s: Count = 0
 
 
 class Source(Record, frozen=True):
@@ -96,6 +110,16 @@ def clipped(text: str, limit: int, keep_end: bool = False) -> str:
     return "… " + text[2 - limit :] if keep_end else text[: limit - 2] + " …"
 
 
+class SkippedClient(Record, frozen=True):
+    """A client of a task that could not take part, and why; what is too long is cut when it is made."""
+
+    client: Count
+    text: Text
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "text", clipped(self.text, MESSAGE_CHARACTERS))
+
+
 class Report(Record, frozen=True):
     """An error as text; what is too long is cut when it is made, a traceback at its start."""
 
@@ -112,6 +136,17 @@ class Report(Record, frozen=True):
         if self.file is not None:
             force_setattr(self, "file", clipped(self.file, 4096, keep_end=True))
         force_setattr(self, "traceback", clipped(self.traceback, TRACEBACK_CHARACTERS, keep_end=True))
+
+
+class Summed(Record, frozen=True):
+    """A field of the replies of a cohort of which only sums travel: one tensor for each of ``weightings``.
+
+    ``dtype`` is that of the values that were added.
+    """
+
+    name: Name
+    dtype: Literal["float16", "bfloat16", "float32", "float64"]
+    weightings: Weightings
 
 
 class Field(Record, frozen=True):

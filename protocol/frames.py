@@ -34,6 +34,7 @@ _FIELDS = struct.Struct("<4sBBHIQII")
 _CHECK = struct.Struct("<I")
 PRELUDE_BYTES = _FIELDS.size + _CHECK.size
 SCRATCH_BYTES = 64 << 10
+STRANGER_SCRATCH_BYTES = 4 << 10
 _SEQ = 1 << 32
 
 
@@ -48,11 +49,13 @@ class Kind(IntEnum):
 class Limits:
     """What a peer may announce; everything above is refused before memory is taken for it.
 
-    ``handshake_header_bytes`` holds until both sides have proved themselves (no body is legal before that),
-    the others after it. ``body_bytes`` bounds a body on the wire and, once more, what it decompresses to.
+    ``handshake_header_bytes`` is what all headers before both sides have proved themselves may take together
+    (no body is legal then; over TLS its own handshake may take ``tls_handshake_bytes`` beside them), the
+    others hold after it. ``body_bytes`` bounds a body on the wire and, once more, what it decompresses to.
     """
 
     handshake_header_bytes: int = 4 << 10
+    tls_handshake_bytes: int = 32 << 10
     header_bytes: int = 1 << 20
     body_bytes: int = 2 << 30
 
@@ -103,7 +106,8 @@ def piece_prelude(piece: bytes | memoryview, seq: int) -> bytes:
     return _prelude(Kind.PIECE, (0, len(piece)), seq, piece)
 
 
-def _foreign(start: bytes) -> FrameError:
+def foreign(start: bytes) -> FrameError:
+    """What to say of a peer that begins with ``start``."""
     if start.startswith((b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"HTTP")):
         return FrameError("the peer speaks HTTP; this port speaks the flspan protocol")
     if start.startswith(b"\x16\x03"):
@@ -114,7 +118,7 @@ def _foreign(start: bytes) -> FrameError:
 def _check_start(start: bytes) -> None:
     """Refuse a foreign peer by whatever it has sent so far, be it less than a prelude."""
     if start[:4] != MAGIC[: len(start)]:
-        raise _foreign(start)
+        raise foreign(start)
     if len(start) > 4 and start[4] != VERSION:
         raise FrameError(
             f"the peer speaks version {start[4]} of the protocol and this side version {VERSION}: "
@@ -147,15 +151,17 @@ class FrameReader:
     """Cuts a stream into headers and bodies; a body goes straight into the memory it will stay in.
 
     The owner asks :meth:`buffer` where the next bytes should go and says with :meth:`frames` how many came.
-    Small things are parsed in bulk out of a scratch of 64 KiB; a header that does not fit in what has come,
-    and every piece of a body, is received in its own place. The owner answers a :class:`Header` that
-    announces a body with :meth:`expect_body` before it takes the next frame.
+    Small things are parsed in bulk out of a scratch (``scratch_bytes``: 4 KiB for a stranger, which the owner
+    makes 64 KiB); a header that does not fit in what has come, and every piece of a body, is received in its
+    own place. The owner answers a :class:`Header` that announces a body with :meth:`expect_body` before it
+    takes the next frame; it may leave off in between and go on later with ``frames(0)``.
     """
 
     def __init__(self, header_limit: int, body_limit: int) -> None:
         self.header_limit = header_limit
         self.body_limit = body_limit
-        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.scratch_bytes = STRANGER_SCRATCH_BYTES
+        self._scratch = memoryview(bytearray(self.scratch_bytes))
         self._start = 0
         self._end = 0
         self._next_seq = 0
@@ -180,8 +186,10 @@ class FrameReader:
         """Where the next bytes of the stream go; never empty."""
         if self._prelude is not None:
             return self._target[self._filled :]
-        if self._start:  # fewer bytes than a prelude are left: bring them to the front
+        if self._start or len(self._scratch) < self.scratch_bytes:  # bring what is left to the front
             left = bytes(self._scratch[self._start : self._end])
+            if len(self._scratch) < self.scratch_bytes:
+                self._scratch = memoryview(bytearray(self.scratch_bytes))
             self._scratch[: len(left)] = left
             self._start, self._end = 0, len(left)
         return self._scratch[self._end :]

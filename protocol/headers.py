@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from protocol.errors import MessageError
-from protocol.fields import Buffer, Record
+from protocol.fields import Buffer, Record, WorkerInfo
 from protocol.messages import (
     Broadcast,
     BulkMessage,
@@ -69,6 +69,11 @@ def encode_header(message: Message, buffers: list[Buffer]) -> bytes:
         return _encoder.encode(_AnyHeader(message, buffers))
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
         raise MessageError(f"this {type(message).__name__} cannot be written: {error}") from error
+
+
+def encoded_info(info: WorkerInfo) -> bytes:
+    """What a worker says of itself, as the bytes that go under its proof."""
+    return _encoder.encode(info)
 
 
 def decode_handshake(header: bytes) -> Message:

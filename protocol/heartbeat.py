@@ -37,3 +37,27 @@ class Heartbeat:
         if late_s > self.interval_s:
             self._silent_since_s = min(now_s, self._silent_since_s + late_s)
         return now_s - self._silent_since_s >= self.dead_after_s
+
+
+class Progress:
+    """Whether a message that the peer has begun comes on, however slowly: a drop at a time is no progress.
+
+    Only time in which this side was reading counts.
+    """
+
+    def __init__(self, slowest_bytes_per_s: float, over_s: float, now_s: float) -> None:
+        self._least_bytes = slowest_bytes_per_s * over_s
+        self._over_s = over_s
+        self._since_s = now_s
+        self._bytes = 0
+
+    def is_stuck(self, now_s: float, received_bytes: int, is_due: bool) -> bool:
+        """To be asked once in a while: ``is_due`` if we read and the peer owes the rest of a message.
+
+        ``received_bytes`` counts all that has come from the peer.
+        """
+        came = received_bytes - self._bytes
+        if is_due and came < self._least_bytes:
+            return now_s - self._since_s >= self._over_s
+        self._since_s, self._bytes = now_s, received_bytes
+        return False

@@ -19,6 +19,11 @@ class Inbox:
         self._receiver: asyncio.Future[None] | None = None
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the bodies in here."""
+        return self._nbytes
+
+    @property
     def is_full(self) -> bool:
         """Whether nothing more should be read until something is taken."""
         return len(self._queue) >= self._max_messages or self._nbytes >= self._max_bytes

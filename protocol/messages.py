@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
 from protocol.fields import (
+    Bytes,
     Clients,
     Count,
     Digest,
@@ -22,9 +23,12 @@ from protocol.fields import (
     Name,
     Nonce,
     Report,
+    SkippedClient,
     Source,
+    Summed,
     Tensors,
     Text,
+    Weightings,
     WorkerInfo,
     clipped,
 )
@@ -46,10 +50,10 @@ class BulkMessage(Message, frozen=True):
 
 
 class Hello(Message, frozen=True):
-    """Master, first: what it speaks and offers."""
+    """Master, first: what it speaks and offers. A visitor looks at the Welcome and leaves: it brings no work."""
 
     version: Count
-    role: Literal["master"]
+    role: Literal["master", "visitor"]
     nonce: Nonce
     codecs: Annotated[list[Name], Meta(max_length=8)]
     byteorder: Literal["little", "big"]
@@ -92,9 +96,11 @@ class Ping(Message, frozen=True):
 
 
 class Pong(Message, frozen=True):
-    """The answer to a Ping."""
+    """The answer to a Ping, and the sender's memory where it says so: in RAM, and held on its GPUs."""
 
     t: Annotated[float, Meta(ge=0)]
+    memory_bytes: Bytes | None = None
+    gpu_memory_bytes: Bytes | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.t):
@@ -134,20 +140,30 @@ class Shard(BulkMessage, frozen=True):
 
 
 class Broadcast(BulkMessage, frozen=True):
-    """The model and what goes with it: once a round and worker. ``digest`` names these bytes."""
+    """The model and what goes with it: once a round and worker. ``digest`` names all of it.
+
+    ``digests`` are those of the tensors that come with it, one each. Those in ``held`` (name -> digest) the worker has
+    from this broadcast's two predecessors, so their bytes do not travel again.
+    """
 
     run: Name
     round: Count
     digest: Digest
     scalars: Annotated[dict[Name, bool | int | float], Meta(max_length=1024)]
     tensors: Tensors
+    digests: Annotated[list[Digest], Meta(max_length=8192)] = msgspec.field(default_factory=list)
+    held: Annotated[dict[Name, Digest], Meta(max_length=8192)] = msgspec.field(default_factory=dict)
 
     def buffer_sizes(self) -> list[int]:
         return [tensor.nbytes for tensor in self.tensors]
 
 
 class Task(BulkMessage, frozen=True):
-    """One cohort to run; the tensors are its clients' memory."""
+    """One cohort to run; the tensors are its clients' memory. ``sums``: the fields whose sums are enough.
+
+    ``held``: (position in ``clients``, round) of those whose memory the worker has kept since it ran them in that
+    round; the tensors have no rows of theirs.
+    """
 
     run: Name
     round: Count
@@ -155,6 +171,8 @@ class Task(BulkMessage, frozen=True):
     attempt: Count
     clients: Clients
     tensors: Tensors
+    sums: Annotated[dict[Name, Weightings], Meta(max_length=256)] = msgspec.field(default_factory=dict)
+    held: Annotated[list[tuple[Count, Count]], Meta(max_length=65536)] = msgspec.field(default_factory=list)
 
     def buffer_sizes(self) -> list[int]:
         return [tensor.nbytes for tensor in self.tensors]
@@ -186,7 +204,10 @@ class Ready(Message, frozen=True):
 
 
 class Result(BulkMessage, frozen=True):
-    """What a cohort replied: a buffer a field, then one a memory tensor; ``metrics``: a value a client."""
+    """What a cohort replied: a buffer a field, then one a tensor (memories, dense fields, those of ``sums``).
+
+    ``metrics``: a value a client. ``skipped``: clients of the task that are not among ``clients``.
+    """
 
     run: Name
     round: Count
@@ -198,6 +219,8 @@ class Result(BulkMessage, frozen=True):
     metrics: Annotated[dict[Name, Annotated[list[float], Meta(max_length=65536)]], Meta(max_length=256)] = (
         msgspec.field(default_factory=dict)
     )
+    sums: Annotated[list[Summed], Meta(max_length=256)] = msgspec.field(default_factory=list)
+    skipped: Annotated[list[SkippedClient], Meta(max_length=65536)] = msgspec.field(default_factory=list)
 
     def buffer_sizes(self) -> list[int]:
         return [sum(field.sizes) for field in self.fields] + [tensor.nbytes for tensor in self.tensors]

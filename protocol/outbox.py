@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from protocol.buffers import Body, compressed, may_compress, pack
-from protocol.connection import Connection
+from protocol.channel import Channel
 from protocol.errors import ConnectionLostError, ProtocolError
 from protocol.messages import URGENT, Message
 
@@ -35,9 +35,10 @@ class _Entry:
 class Outbox:
     """The sending half of a link."""
 
-    def __init__(self, connection: Connection, transport: asyncio.Transport, limit: int) -> None:
+    def __init__(self, channel: Channel, transport: asyncio.Transport, limit: int) -> None:
         self.bytes_sent = 0
-        self._connection = connection
+        self._channel = channel
+        self._connection = channel.connection
         self._transport = transport
         self._limit = limit
         self._queue: deque[_Entry] = deque()
@@ -91,8 +92,12 @@ class Outbox:
     def write(self, *parts: bytes | memoryview) -> None:
         """Hand whole frames to the transport."""
         for part in parts:
-            self.bytes_sent += len(part)
-            self._transport.write(part)
+            self.write_raw(self._channel.sealed(part))
+
+    def write_raw(self, data: bytes | memoryview) -> None:
+        """Hand the transport what is already as it goes to the socket."""
+        self.bytes_sent += len(data)
+        self._transport.write(data)
 
     def pause(self) -> None:
         """The kernel takes no more."""

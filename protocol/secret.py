@@ -37,6 +37,11 @@ def new_secret() -> Secret:
 
 def write_secret(path: Path, secret: bytes) -> None:
     """Write ``secret`` to a new file of mode 0600. Raises InputError when the file exists already."""
+    write_private(path, bytes(secret).hex() + "\n")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a secret's ``text`` to a new file of mode 0600. Raises InputError when the file exists already."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -44,7 +49,23 @@ def write_secret(path: Path, secret: bytes) -> None:
     except OSError as error:
         raise InputError(f"the secret file {path} cannot be made: {error.strerror}") from None
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(bytes(secret).hex() + "\n")
+        file.write(text)
+
+
+def require_private(path: Path, what: str) -> None:
+    """Raise InputError unless the file is there and its owner alone may touch it; ``what`` names it.
+
+    A file of root's that this process may read as one of its group is as good: so systemd (LoadCredential) and
+    Kubernetes (a secret's volume with an fsGroup) hand out secrets.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}") from None
+    mode = status.st_mode
+    is_handed_out = status.st_uid == 0 and os.geteuid() != 0
+    if mode & (stat.S_IRWXO | (stat.S_IWGRP | stat.S_IXGRP if is_handed_out else stat.S_IRWXG)):
+        raise InputError(f"{what} {path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
 
 
 def read_secret(path: Path) -> Secret:
@@ -53,14 +74,12 @@ def read_secret(path: Path) -> Secret:
     Raises:
         InputError: no such file, others may read it, or it holds less than 64 hexadecimal digits.
     """
+    require_private(path, "the secret file")
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
             text = file.read(4096)
     except OSError as error:
         raise InputError(f"the secret file {path} cannot be read: {error.strerror}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise InputError(f"the secret file {path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}")
     try:
         secret = bytes.fromhex(text.decode("ascii").strip())
     except ValueError:

@@ -2,7 +2,7 @@
 
 Without a secret both keep to loopback, where whoever can connect can already run programs as a user of this
 machine. Over plain TCP the secret protects the door and the checksums the content against accidents; a
-network that strangers can write to needs TLS below.
+network that strangers can write to needs TLS below (``LinkSettings.tls``).
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from protocol.channel import channel_of
 from protocol.connection import Connection, Identity
 from protocol.errors import ConnectionLostError, InputError, ProtocolError
 from protocol.fields import WorkerInfo
+from protocol.gate import Complaints, Gate
 from protocol.link import Link
 from protocol.settings import LinkSettings
 from protocol.states import Role
@@ -24,8 +27,17 @@ from protocol.states import Role
 logger = logging.getLogger(__name__)
 
 
-async def dial(host: str, port: int, *, secret: bytes | None = None, settings: LinkSettings | None = None) -> Link:
+async def dial(
+    host: str,
+    port: int,
+    *,
+    secret: bytes | None = None,
+    settings: LinkSettings | None = None,
+    visits: bool = False,
+) -> Link:
     """Connect to the worker at ``host:port`` and prove to each other that both hold ``secret``.
+
+    With ``visits`` the link serves to see :attr:`Link.peer` only: a worker takes no work on it, busy or not.
 
     Raises:
         InputError: no secret, and ``host`` is not this machine.
@@ -37,7 +49,7 @@ async def dial(host: str, port: int, *, secret: bytes | None = None, settings: L
     name = f"{host}:{port}"
     loop = asyncio.get_running_loop()
     shaken: asyncio.Future[None] = loop.create_future()
-    connection = Connection(Role.MASTER, Identity(secret or b"", settings.codecs), settings.limits)
+    connection = Connection(Role.MASTER, Identity(secret or b"", settings.codecs, visits=visits), settings.limits)
 
     def on_handshake(_: Link) -> None:
         if not shaken.done():
@@ -48,7 +60,8 @@ async def dial(host: str, port: int, *, secret: bytes | None = None, settings: L
             addresses = await _addresses(host, port)
             if not secret and not all(map(_is_loopback, addresses)):
                 raise InputError(f"{name} is not this machine and there is no secret: give --secret-file FILE")
-            _, link = await loop.create_connection(lambda: Link(connection, name, settings, on_handshake), host, port)
+            channel = channel_of(connection, settings.tls)
+            _, link = await loop.create_connection(lambda: Link(channel, name, settings, on_handshake), host, port)
     except TimeoutError:
         raise ConnectionLostError(f"{name}: no answer within {settings.connect_timeout_s:g} s") from None
     except OSError as error:
@@ -73,7 +86,9 @@ class Server:
         self._settings = settings
         self._on_link = on_link
         self._server: asyncio.Server | None = None
-        self._shaking: set[Link] = set()
+        self._gate = Gate(settings.unauthenticated_connections, settings.unauthenticated_per_address)
+        self._complaints = Complaints()
+        self._shaking: dict[Link, str] = {}
         self._serving: dict[asyncio.Task[None], Link] = {}
 
     @property
@@ -106,17 +121,22 @@ class Server:
 
     def _accept(self) -> Link:
         connection = Connection(Role.WORKER, self._identity, self._settings.limits)
-        link = Link(connection, "", self._settings, self._shaken)
-        if len(self._shaking) >= self._settings.unauthenticated_connections:
-            link.refuse("too many connections wait for their handshake")
+        return Link(channel_of(connection, self._settings.tls), "", self._settings, self._shaken, self._connected)
+
+    def _connected(self, link: Link, address: str) -> None:
+        refusal = self._gate.refusal(address)
+        if refusal is None:
+            self._shaking[link] = address
         else:
-            self._shaking.add(link)
-        return link
+            link.refuse(refusal)
 
     def _shaken(self, link: Link) -> None:
-        self._shaking.discard(link)
+        if (address := self._shaking.pop(link, None)) is not None:
+            self._gate.leave(address)
         if link.over is not None:
-            logger.warning("a connection was refused: %s", link.over)
+            line = self._complaints.line(f"a connection was refused: {link.over}", time.monotonic())
+            if line is not None:
+                logger.warning("%s", line)
             return
         task = asyncio.get_running_loop().create_task(self._serve(link))
         self._serving[task] = link

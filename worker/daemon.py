@@ -10,19 +10,29 @@ import signal
 import socket
 import sys
 import threading
+import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import torch
 
+from deploy.metrics_endpoint import serve_metrics
+from deploy.readiness import notify
+from fl_core.execution.allocator import keep_freed_memory
+from fl_core.execution.memory import gpu_bytes, resident_bytes
 from fl_core.execution.pool import DevicePool, default_threads, parse_devices
 from protocol.errors import InputError, ProtocolError
-from protocol.fields import WorkerInfo
-from protocol.link import Link
+from protocol.fields import WorkerInfo, clipped
+from protocol.link import Link, Memory
 from protocol.settings import LinkSettings
+from protocol.tls import Tls
 from protocol.transport import listen
+from worker.metrics import samples
 from worker.runs import Runs
 from worker.serving import Serving
 
@@ -30,6 +40,8 @@ logger = logging.getLogger("flworker")
 
 DRAIN_S = 30.0
 """How long a SIGTERM waits for running tasks."""
+VISIT_S = 5.0
+"""How long one who only asks how this worker is may stay."""
 ABANDONED_S = 3.0
 """How long a spawned worker whose master is gone waits for them: nobody wants their results."""
 
@@ -47,6 +59,9 @@ class WorkerOptions:
     user_code: bool
     lz4: bool
     spawned: bool
+    tls: Tls | None = None
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
 
 
 class Daemon:
@@ -63,11 +78,14 @@ class Daemon:
         threads = options.threads_per_device or default_threads(devices[0])
         # Operations of one thread each, so that all workers of a run round alike; see `[execution] intra_op_threads`.
         torch.set_num_threads(1)
+        keep_freed_memory()
         self._options = options
         self._pool = DevicePool(devices, threads)
         self._runs = Runs(options.data_root, options.user_code)
         self._serving: Serving | None = None
         self._stopping = asyncio.Event()
+        self._tasks_before = 0  # answered on links that are over
+        self._started_s = time.monotonic()
         self._info = WorkerInfo(
             incarnation=uuid.uuid4().hex,
             name=socket.gethostname(),
@@ -77,6 +95,7 @@ class Daemon:
             torch=str(torch.__version__),
             python=platform.python_version(),
             user_code=options.user_code,
+            version=version("flspan"),
         )
 
     async def run(self) -> None:
@@ -90,24 +109,54 @@ class Daemon:
             self._options.host,
             self._options.port,
             secret=self._options.secret,
-            info=lambda: self._info,
-            settings=LinkSettings(codecs=("lz4",) if self._options.lz4 else ()),
+            info=self._info_now,
+            settings=LinkSettings(codecs=("lz4",) if self._options.lz4 else (), tls=self._options.tls),
             on_link=self._serve,
         )
         logger.info("%s slots on %s, pid %s", self._pool.slots, ", ".join(self._info.devices), self._info.pid)
         # The line that a supervisor, and `flmaster --spawn`, waits for.
         print(f"flworker listening on {self._options.host}:{server.port}", flush=True)
+        notify("READY=1", f"STATUS=listening on port {server.port}")
+        stop_metrics = self._serve_metrics()
         await self._stopping.wait()
+        notify("STOPPING=1", "STATUS=draining")
         await self._drain()
+        stop_metrics()
         await server.close()
         await asyncio.to_thread(self._pool.close)
 
+    def _info_now(self) -> WorkerInfo:
+        """What this worker is and does at this moment."""
+        serving = self._serving
+        return msgspec.structs.replace(
+            self._info,
+            state="draining" if self._stopping.is_set() else "idle" if serving is None else "serving",
+            master="" if serving is None else clipped(serving.master, 256),
+            run="" if serving is None else serving.present_run,
+            busy=0 if serving is None else serving.busy,
+            tasks=self._tasks_before + (0 if serving is None else serving.answered),
+            uptime_s=int(time.monotonic() - self._started_s),
+        )
+
+    def _serve_metrics(self) -> Callable[[], None]:
+        options = self._options
+        if options.metrics_port is None:
+            return lambda: None
+        return serve_metrics(options.metrics_host, options.metrics_port, lambda: samples(self._info_now()))
+
     async def _serve(self, link: Link) -> None:
+        if link.connection.is_visit:  # flctl ping: it has what it came for, and leaves by itself
+            with suppress(ProtocolError, TimeoutError):
+                async with asyncio.timeout(VISIT_S):
+                    await link.receive()
+            await link.close("you have seen what there is")
+            return
         if self._serving is not None:
             logger.warning("%s was sent away: this worker serves another one", link.name)
             await link.close("busy: this worker serves another master")
             return
         logger.info("serving %s", link.name)
+        link.own_memory = lambda: Memory(resident_bytes(), gpu_bytes(self._pool.devices))
         self._serving = Serving(link, self._pool, self._runs.prepare)
         reason = "done"
         try:
@@ -115,6 +164,7 @@ class Daemon:
         except* ProtocolError as group:
             reason = str(group.exceptions[0])
         finally:
+            self._tasks_before += self._serving.answered
             self._serving = None
             logger.info("%s is gone: %s", link.name, reason)
             await link.close(reason)

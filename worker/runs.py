@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_core.errors import FlspanError
+from fl_core.execution.body_limits import body_limit
 from fl_core.execution.site import Site
 from fl_core.experiment.schema import Experiment
 from fl_core.problem import Problem, Shape, assemble
@@ -20,6 +21,7 @@ from fl_core.shards import Shards
 from protocol import messages
 from protocol.errors import MessageError
 from protocol.fields import Report
+from protocol.frames import Limits
 
 logger = logging.getLogger("flworker")
 
@@ -29,10 +31,11 @@ _KEPT = 4
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run this worker can take tasks of."""
+    """A run this worker can take tasks of; no body of it is larger than ``body_limit`` bytes."""
 
     site: Site
     has_data: bool
+    body_limit: int = Limits().body_bytes
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Runs:
         problem, has_data = self._problem(setup, experiment, body)
         session = with_problem(experiment, problem)
         site = Site(setup.run, problem, session.algorithm, session.work, session.user_files())
-        return Preparation(PreparedRun(site, has_data))
+        return Preparation(PreparedRun(site, has_data, body_limit(session, body["shard_bytes"])))
 
     def _problem(self, setup: messages.Setup, experiment: Experiment, body: Mapping[str, Any]) -> tuple[Problem, bool]:
         key = hashlib.sha256(setup.experiment + setup.data_sha256.encode()).hexdigest()
@@ -106,7 +109,12 @@ def _body(setup: messages.Setup) -> dict[str, Any]:
     try:
         body = json.loads(setup.experiment)
         _shape(body)
-        return {"experiment": dict(body["experiment"]), "shape": body["shape"], "clients": int(body["clients"])}
+        return {
+            "experiment": dict(body["experiment"]),
+            "shape": body["shape"],
+            "clients": int(body["clients"]),
+            "shard_bytes": int(body["shard_bytes"]),
+        }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MessageError(f"a Setup without a legible experiment: {error}") from error
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from fl_core.errors import FlspanError, UserCodeError
 from fl_core.execution import wire
+from fl_core.execution.broadcasts import ReceivedBroadcasts
 from fl_core.execution.cohort import CohortResult, CohortWork
+from fl_core.execution.held_memories import HeldMemories, completed
 from fl_core.execution.pool import DevicePool
 from protocol import messages
 from protocol.errors import MessageError, StateError
@@ -22,6 +24,9 @@ from protocol.link import Link
 from worker.runs import Preparation, PreparedRun
 
 logger = logging.getLogger("flworker")
+
+_NO_RUN_BYTES = 64 << 10
+"""The largest body before the first run is set up: none is due, but what comes too early can be named."""
 
 Outgoing = tuple[messages.Message, list[np.ndarray]]
 
@@ -53,9 +58,12 @@ class Serving:
 
     def __init__(self, link: Link, pool: DevicePool, prepare: Callable[[messages.Setup], Preparation]) -> None:
         self._link = link
+        link.allow_body(_NO_RUN_BYTES)  # until there is one, which says how much
         self._pool = pool
         self._prepare = prepare
         self._runs: dict[str, PreparedRun] = {}
+        self._broadcasts: dict[str, ReceivedBroadcasts] = {}
+        self._memories: dict[str, HeldMemories] = {}
         self._held: dict[_Key, _Held] = {}
         self._cancelled: set[_Key] = set()  # before they came: a Cancel may overtake its Task
         self._outgoing: asyncio.Queue[Outgoing | None] = asyncio.Queue()
@@ -63,6 +71,8 @@ class Serving:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self.answered = 0
+        """Tasks whose result was ready to send."""
 
     async def run(self) -> None:
         """Send and receive until the link ends, or everything is handed back after `drain`.
@@ -95,6 +105,16 @@ class Serving:
         """Tasks held."""
         return len(self._held)
 
+    @property
+    def master(self) -> str:
+        """Where the master is, as "host:port"."""
+        return self._link.name.removeprefix("the master at ")
+
+    @property
+    def present_run(self) -> str:
+        """The run set up last; "" when none is."""
+        return next(reversed(self._runs), "")
+
     # --- in --------------------------------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
@@ -126,6 +146,7 @@ class Serving:
             prepared = await asyncio.to_thread(self._prepare, message)
             if prepared.run is not None:
                 self._runs[message.run] = prepared.run
+                self._link.allow_body(max(self._link.connection.body_limit, prepared.run.body_limit))
                 ready = messages.Ready(message.run, prepared.run.has_data)
             else:
                 ready = messages.Ready(message.run, False, prepared.error)
@@ -143,7 +164,8 @@ class Serving:
         return self._runs[run]
 
     def _broadcast(self, message: messages.Broadcast, buffers: list[np.ndarray]) -> None:
-        self._of(message.run).site.receive(wire.broadcast_of(message, buffers))
+        run = self._of(message.run)
+        run.site.receive(self._broadcasts.setdefault(message.run, ReceivedBroadcasts()).unpack(message, buffers))
         # What was cancelled in a round that is over can come no more.
         self._cancelled = {key for key in self._cancelled if key.run != message.run or key.round >= message.round}
 
@@ -156,6 +178,7 @@ class Serving:
     def _task(self, message: messages.Task, buffers: list[np.ndarray]) -> None:
         site = self._of(message.run).site
         work = wire.work_of(message, buffers)
+        found = self._memories.setdefault(message.run, HeldMemories()).find(work.clients, message.held)
         if not site.has_round(work.round):
             raise StateError(f"a Task of round {work.round} without its Broadcast")
         shards = site.problem.shards
@@ -171,8 +194,12 @@ class Serving:
             self._cancelled.discard(key)
             self._outgoing.put_nowait((_returned(message.run, work, message.attempt), []))
             return
+        if found is None:
+            report = Report("lacking", "a client's memory is not kept here any more")
+            self._outgoing.put_nowait((messages.Failure(*key, report), []))
+            return
         self._idle.clear()
-        future = self._pool.submit(lambda slot: site.execute(slot, work))
+        future = self._pool.submit(lambda slot: site.execute(slot, completed(work, found)))
         self._held[key] = _Held(work, future)
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finished, key, done))
 
@@ -189,6 +216,8 @@ class Serving:
     def _forget(self, run: str) -> None:
         """Free what is kept for it. What still runs is answered when it ends: the master counts on it."""
         self._runs.pop(run, None)
+        self._broadcasts.pop(run, None)
+        self._memories.pop(run, None)
         self._cancelled = {key for key in self._cancelled if key.run != run}
         for key, held in list(self._held.items()):
             if key.run == run:
@@ -208,6 +237,9 @@ class Serving:
             return _returned(key.run, held.work, key.attempt), []
         error = done.exception()
         if error is None:
+            self.answered += 1
+            if key.run in self._memories:
+                self._memories[key.run].keep(done.result(), key.round)
             return wire.result_message(key.run, held.work, key.attempt, done.result())
         report = report_of(error)
         logger.warning("a task failed: %s", report.message)

@@ -91,7 +91,7 @@ class _Cluster:
         """Another process' cluster, from this one's checkpoint."""
         heir = _Cluster(session, self.backwards)
         heir.server.restore(*self.server.snapshot())
-        heir.memories.restore(self.memories.state())
+        heir.memories.restore(self.memories.state().tensors)
         return heir
 
     def round(self, t: int) -> dict[str, float]:

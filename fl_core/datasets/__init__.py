@@ -1,8 +1,8 @@
 """What a data set is here: tensors, already in clients (`FederatedData`) or to be split (`Samples`).
 
-A data set is a file of this folder with one function, `load(*, data_root, **options)`, that returns one of
-the two. Nothing here reads a disk; `fl_core.datasets.roots` says where the files of a data set are looked
-for.
+A data set is a file of this folder with one function, `load(*, data_root, **options)`, that returns one of the two. A
+user's own may return torch's Datasets too; see `fl_core.datasets.torch_dataset`. Nothing here reads a disk;
+`fl_core.datasets.roots` says where the files of a data set are looked for.
 """
 
 from __future__ import annotations
@@ -37,15 +37,20 @@ class Samples:
 
     `train` inputs `[m, ...]`, targets `[m]` or `[m, k]`; `test` likewise or None; `classes` is the number of
     labels of a classification problem (targets then are int64 in 0..classes-1), None where targets are
-    numbers. Raises PlugInError if a pair is not a pair, is empty, or its two halves differ in length.
+    numbers. `ids` int64 `[m]` says whose each training sample is, where it is someone's: partition "natural",
+    which is then the default, makes a client of each. Raises PlugInError if a pair is not a pair, is empty, or
+    its two halves differ in length, or if there are not as many ids as samples.
     """
 
     train: Pair
     test: Pair | None = None
     classes: int | None = None
+    ids: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_pair(self.train, "the training set")
+        if self.ids is not None and self.ids.shape != self.train[1].shape[:1]:
+            raise PlugInError(f"data: {len(self.train[1])} samples need as many ids, not {list(self.ids.shape)}")
         if self.test is not None:
             _check_pair(self.test, "the test set")
 

@@ -13,7 +13,7 @@ import torch
 from sklearn.datasets import load_svmlight_files
 
 from fl_core.datasets import FederatedData, Pair
-from fl_core.datasets.roots import missing, roots
+from fl_core.datasets.roots import find_file
 from fl_core.errors import ExperimentError
 from fl_core.randomness import numpy_generator
 from fl_core.theory.linear import Floats
@@ -47,7 +47,7 @@ def load(
     """
     if order not in ("shuffled", "by-label"):
         raise ExperimentError(f'must be "shuffled" or "by-label", not {order!r}', path="data.order")
-    paths = [_find(p, data_root) for p in (path, test_path) if p is not None]
+    paths = [find_file(p, data_root, "libsvm") for p in (path, test_path) if p is not None]
     tables = _read(paths)
     labels = _Labels(tables[0][1])
     inputs, targets = tables[0][0], labels.normalised(tables[0][1], path)
@@ -82,19 +82,6 @@ class _Labels:
                 path="data.test_path",
             )
         return np.where(labels == self.values[1], 1.0, -1.0)
-
-
-def _find(path: str, data_root: Path | None) -> Path:
-    given = Path(path).expanduser()
-    if given.is_absolute():
-        if given.is_file():
-            return given
-        raise missing("libsvm", [given.name], [given.parent])
-    folders = [*roots(data_root), Path.cwd()]
-    for folder in folders:
-        if (folder / given).is_file():
-            return folder / given
-    raise missing("libsvm", [path], folders)
 
 
 def _read(paths: list[Path]) -> list[tuple[Floats, Floats]]:

@@ -2,9 +2,9 @@
 
 A cohort runs fused only where that gives the bytes of the client-by-client run. The first cohort of a process is run
 both ways and compared, and so are the 10th, the 100th, …; whatever cannot be fused, raises, or differs runs client by
-client, with one line in the log that says why. On the CPU the choice never shows in a result, and each process
-may find out for itself. On a GPU batched kernels round differently, so there the choice is the experiment's:
-`[execution] fuse = "always"`, or else nothing is fused.
+client, with one line in the log that says why. Whether it pays is timed once; `Fusing.decision` is kept with the run,
+so that a rerun does the same. On the CPU the choice never shows in a result. On a GPU batched kernels round
+differently, so there the choice is the experiment's: `[execution] fuse = "always"`, or else nothing is fused.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fl_core.execution.cohort import CohortResult, CohortRunner, CohortWork
 from fl_core.execution.fused import FusedRunner
@@ -31,20 +34,65 @@ _STRIKES = 3
 """Cohorts that may fail to fuse (a number that happens to differ between clients) before it is tried no more."""
 
 
+_FASTER = 0.9
+"""Of the time one by one, what a fused cohort may take to be worth its memory."""
+_TRIES = 3
+_LONG_OPERATION_S = 200e-6
+"""What an operation of one client takes where the interpreter beside it no longer matters: no gain was ever measured
+with operations of more than 0.05 ms; this leaves room for a slow machine."""
+
+
+class Decision(TypedDict):
+    """Whether cohorts are fused, and why; a run folder keeps it, so that a rerun does the same.
+
+    `fused_s`, `one_by_one_s`: what a cohort took, the shortest of a few; 0 where it was not timed.
+    """
+
+    fused: bool
+    reason: str
+    fused_s: float
+    one_by_one_s: float
+
+
 class Fusing:
     """What a process knows about fusing one run. Its slots share it.
+
+    Args:
+        decided: what an earlier process has decided for the same run: nothing is timed again, and what could not be
+            fused is not tried. (`fuse = "never"` and `"always"` come first.)
 
     Attributes:
         reason: why cohorts run client by client; None while they are fused.
     """
 
-    def __init__(self, fuse: Fuse) -> None:
+    def __init__(self, fuse: Fuse, decided: Decision | None = None) -> None:
         self.fuse = fuse
-        self.reason: str | None = 'fuse = "never"' if fuse == "never" else None
+        self.reason: str | None = None
+        self._decision: Decision | None = None
+        if fuse == "never":
+            self.reason = 'fuse = "never"'
+            self._decision = Decision(fused=False, reason=self.reason, fused_s=0.0, one_by_one_s=0.0)
+        elif fuse == "auto" and decided is not None:
+            self._decision = decided
+            self.reason = None if decided["fused"] else decided["reason"]
         self._cohorts = 0
         self._audited = False
         self._strikes = 0
         self._lock = threading.Lock()
+
+    def decision(self) -> Decision | None:
+        """What is decided; None until a cohort has been tried."""
+        return self._decision
+
+    def decide(self, pays: bool, fused_s: float, one_by_one_s: float) -> None:
+        """A cohort was timed both ways. The first slot to know decides; the others follow."""
+        with self._lock:
+            if self._decision is not None:
+                return
+            text = f"a cohort takes {fused_s:.3g} s fused and {one_by_one_s:.3g} s client by client"
+            self._decision = Decision(fused=pays, reason=text, fused_s=fused_s, one_by_one_s=one_by_one_s)
+        if not pays:
+            self.give_up(text)
 
     def audit_is_due(self) -> bool:
         """Whether the next cohort is to be run both ways: the 1st (and all until it is done), 10th, 100th, …"""
@@ -59,9 +107,12 @@ class Fusing:
     def give_up(self, reason: str) -> None:
         """Run client by client from now on; said once."""
         with self._lock:
-            if self.reason is None:
-                self.reason = reason
-                logger.warning("clients run one by one: %s", reason)
+            if self.reason is not None:
+                return
+            self.reason = reason
+            kept = self._decision or Decision(fused=False, reason=reason, fused_s=0.0, one_by_one_s=0.0)
+            self._decision = Decision(**{**kept, "fused": False, "reason": reason})
+        logger.warning("clients run one by one: %s", reason)
 
     def failed(self, error: Exception) -> None:
         """A cohort could not be fused: three of them are enough. A method that never can gives up at once."""
@@ -85,6 +136,8 @@ class ChosenRunner:
         fusing = self._fusing
         if fusing.reason is not None or len(work.clients) < FEWEST:
             return self._sequential.run(broadcast, work)
+        if fusing.fuse == "auto" and fusing.decision() is None and self._is_long(broadcast, work):
+            return self._sequential.run(broadcast, work)
         audit = fusing.audit_is_due()
         started = time.perf_counter()
         try:
@@ -100,7 +153,7 @@ class ChosenRunner:
     def _audited(self, broadcast: Broadcast, work: CohortWork, found: CohortResult, cold_s: float) -> CohortResult:
         """The cohort again, client by client; what differs is not used, and what does not pay not again."""
         started = time.perf_counter()
-        expected = self._sequential.run(broadcast, work)
+        expected = self._sequential.run(broadcast, replace(work, asked={}))  # every reply is compared, not their sum
         one_by_one_s = time.perf_counter() - started
         difference = difference_of(expected, found)
         on_cpu = self._sequential.device.type == "cpu"
@@ -108,14 +161,62 @@ class ChosenRunner:
             self._fusing.give_up(f"fused, {difference} is not what it is client by client")
             return expected
         self._fusing.passed()
-        if self._fusing.fuse == "auto" and self._fused is not None:
-            started = time.perf_counter()
-            if cold_s > one_by_one_s:  # the first time includes the search for kernels
-                self._fused.run(broadcast, work)
-                fused_s = time.perf_counter() - started
-                if fused_s > one_by_one_s:
-                    self._fusing.give_up(f"it is faster ({one_by_one_s:.3g} s a cohort, fused {fused_s:.3g} s)")
+        if self._fusing.fuse == "auto" and self._fusing.decision() is None:
+            self._time(broadcast, work, cold_s, one_by_one_s)
+        elif self._fusing.decision() is None:
+            self._fusing.decide(True, cold_s, one_by_one_s)
         return expected if on_cpu else found
+
+    def _time(self, broadcast: Broadcast, work: CohortWork, fused_s: float, one_by_one_s: float) -> None:
+        """Decide whether it pays. A first time is slower than the rest, so whichever loses is tried again."""
+        fused = self._fused
+        assert fused is not None
+        for _ in range(_TRIES):
+            if fused_s > _FASTER * one_by_one_s:
+                fused_s = min(fused_s, _seconds(lambda: fused.run(broadcast, work)))
+        for _ in range(_TRIES - 1):
+            if 0.5 * one_by_one_s < fused_s <= _FASTER * one_by_one_s:  # not clear yet
+                one_by_one_s = min(one_by_one_s, _seconds(lambda: self._sequential.run(broadcast, work)))
+        self._fusing.decide(fused_s <= _FASTER * one_by_one_s, fused_s, one_by_one_s)
+
+    def _is_long(self, broadcast: Broadcast, work: CohortWork) -> bool:
+        """Whether the operations of a client are so long that there is nothing to gain: then nothing is tried."""
+        if self._sequential.device.type != "cpu":
+            return False
+        alone = replace(
+            work,
+            clients=work.clients[:1],
+            memory={name: rows[:1] for name, rows in work.memory.items()},
+            own={name: rows[:1] for name, rows in work.own.items()},
+            asked={},
+        )
+        with _Counting() as counting:
+            long_s = _seconds(lambda: self._sequential.run(broadcast, alone))
+        if long_s > _LONG_OPERATION_S * counting.operations:  # or it was only the first time
+            long_s = _seconds(lambda: self._sequential.run(broadcast, alone))
+        each_s = long_s / max(1, counting.operations)
+        if each_s > _LONG_OPERATION_S:
+            self._fusing.give_up(f"an operation takes {1000 * each_s:.2g} ms: clients together gain nothing on a CPU")
+            return True
+        return False
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base has no types
+    """Counts torch's operations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def difference_of(expected: CohortResult, found: CohortResult) -> str | None:
@@ -150,4 +251,4 @@ def _equal(a: Tensor, b: Tensor | None) -> bool:
     return b is not None and (a.numel() == 0 == b.numel() or same_bits(a, b))
 
 
-__all__ = ["ChosenRunner", "Fuse", "Fusing", "difference_of", "why"]
+__all__ = ["ChosenRunner", "Decision", "Fuse", "Fusing", "difference_of", "why"]

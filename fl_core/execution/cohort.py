@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +12,15 @@ import torch
 from torch import Tensor
 
 from compressors.compressor import Layout, NonFiniteError
-from fl_core.client import Client, LocalWork, Message
-from fl_core.errors import FlspanError, PlugInError
+from fl_core.client import Client, LocalWork, Message, total_loss
+from fl_core.errors import FlspanError, PlugInError, UserCodeError
+from fl_core.execution.running_sums import RunningSums
 from fl_core.execution.streams import KeyedGenerators
-from fl_core.problem import in_user_code
 from fl_core.randomness import ClientRandomness, UnkeyedDraws, generator, global_state
-from fl_core.replies import CohortReplies
+from fl_core.replies import Asked, CohortReplies, FieldSums
 from fl_core.server import Broadcast
 from fl_core.state import State, as_dict, as_tensor, fields_of, recalled, settled
-from fl_core.tensors import unchanged
+from fl_core.tensors import Unchanged
 
 if TYPE_CHECKING:
     from fl_core.algorithm import Algorithm
@@ -36,6 +35,8 @@ class CohortWork:
         index: of the cohort within its round.
         memory: Memory fields, stacked `[G, …]`; without a field for clients that still have its initial value.
         own: Broadcast fields that differ between clients, stacked `[G, …]`.
+        asked: the Reply fields of which sums are enough, and which sums.
+        versions: the rounds in which each client's memory became what it is; 0 where that is not known.
     """
 
     round: int
@@ -43,6 +44,8 @@ class CohortWork:
     clients: tuple[int, ...]
     memory: dict[str, Tensor]
     own: dict[str, Tensor]
+    asked: Asked = field(default_factory=dict)
+    versions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,14 @@ class CodedField:
     call: int
     sizes: tuple[int, ...]
     payload: np.ndarray
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A client whose local work failed, and why: `on_error = "skip"` leaves it out of its round."""
+
+    client: int
+    text: str
 
 
 METRICS = frozenset({"m", "loss_sum", "loss_count", "oracle_calls", "seconds_s"})
@@ -66,6 +77,8 @@ class CohortResult:
         coded, dense: Reply fields by name, as messages or as stacked tensors `[G, …]`.
         memory: the clients' next Memory, stacked.
         metrics: one value a client: m (its samples), loss_sum, loss_count, oracle_calls, seconds_s.
+        sums: Reply fields of which nobody needs the clients' own values.
+        skipped: clients of the cohort that are not among `clients`.
     """
 
     clients: tuple[int, ...]
@@ -73,6 +86,13 @@ class CohortResult:
     dense: dict[str, Tensor]
     memory: dict[str, Tensor]
     metrics: dict[str, list[float]]
+    sums: dict[str, FieldSums] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+
+    @classmethod
+    def of_nobody(cls, skipped: Iterable[Skipped]) -> CohortResult:
+        """All of the cohort's clients were skipped."""
+        return cls((), {}, {}, {}, {name: [] for name in METRICS}, skipped=tuple(skipped))
 
     @property
     def m(self) -> tuple[int, ...]:
@@ -81,9 +101,10 @@ class CohortResult:
 
     @property
     def bits(self) -> int:
-        """Of all replies: 8 × the bytes of their encoded payloads."""
+        """Of all replies: 8 × the bytes of their encoded payloads, also where only sums of these are here."""
         coded = sum(sum(field.sizes) for field in self.coded.values())
-        return 8 * (coded + sum(stack.nbytes for stack in self.dense.values()))
+        summed = len(self.clients) * sum(field.row_bytes for field in self.sums.values())
+        return 8 * (coded + summed + sum(stack.nbytes for stack in self.dense.values()))
 
 
 class CohortRunner:
@@ -107,91 +128,120 @@ class CohortRunner:
         self.device = device
         self.oracle = problem.oracle(device)
         self._declared = problem.initial_memory(algorithm, device)
+        self._memory_fields = fields_of(algorithm.Memory)
         self._files = tuple(files)
+        self._on_error = problem.experiment.on_error
         self._keyed: bool | None = None  # whether clients draw from generators of their own; None: not known yet
 
     def run(self, broadcast: Broadcast, work: CohortWork) -> CohortResult:
         """The local work of every client of the cohort, in order.
 
         Raises:
-            UserCodeError: a client's code raised; it says which client, file and line.
+            UserCodeError, NonFiniteReplyError: a client's code raised, or its reply is not finite; it says which
+                client, file and line. With `on_error = "skip"` that client is left out instead.
         """
         started = time.perf_counter()
         before = global_state(self.device)
-        finished = self._run_clients(broadcast, work)
+        ran = self._run_clients(broadcast, work)
         if not torch.equal(before, global_state(self.device)):
             # Someone drew from torch's global generator, which threads share: these clients, or another thread.
             if not self._keyed:
                 self._keyed = True
-                finished = self._run_clients(broadcast, work)
+                ran = self._run_clients(broadcast, work)
             with UnkeyedDraws(self.device):  # what still draws from it cannot be keyed: it raises where it stands
                 self._run_clients(broadcast, work)
-        return self._collect(work, finished, started)
+        return self._collect(ran, started)
 
-    def _run_clients(self, broadcast: Broadcast, work: CohortWork) -> list[_Finished]:
-        if self._keyed is False:
-            return [self._run_client(broadcast, work, row) for row in range(len(work.clients))]
-        finished, drew = [], False
+    def _run_clients(self, broadcast: Broadcast, work: CohortWork) -> _Ran:
+        clients, finished, skipped, drew = [], [], [], False
+        running = RunningSums(work.asked, self.work.compressor, len(work.clients))
         for row, i in enumerate(work.clients):
-            with ClientRandomness(generator(self.work.seed, work.round, i, "torch")) as randomness:
-                finished.append(self._run_client(broadcast, work, row))
-            drew = drew or randomness.used
+            try:
+                if self._keyed is False:
+                    finished.append(self._run_client(broadcast, work, row))
+                else:
+                    with ClientRandomness(generator(self.work.seed, work.round, i, "torch")) as randomness:
+                        finished.append(self._run_client(broadcast, work, row))
+                    drew = drew or randomness.used
+            except (UserCodeError, NonFiniteReplyError) as error:
+                if self._on_error == "stop":
+                    raise
+                skipped.append(Skipped(i, str(error)))
+                continue
+            clients.append(i)
+            running.take(finished[-1].reply, finished[-1].m)
         if self._keyed is None and finished:
             self._keyed = drew
-        return finished
+        return _Ran(tuple(clients), finished, running.sums, tuple(skipped))
 
     def _run_client(self, broadcast: Broadcast, work: CohortWork, row: int) -> _Finished:
         i = work.clients[row]
-        with self._blamed_on(i):
-            rows = {name: stack[row] for name, stack in work.memory.items()}
-            memory = recalled(self.algorithm.Memory, rows, self.problem.initial_memory(self.algorithm, self.device))
-            own = {name: stack[row].to(self.device) for name, stack in work.own.items()}
-            s = self.algorithm.Broadcast(**broadcast.shared, **own)
-            self.oracle.reset_buffers()
-            client = Client(i, work.round, self.problem.shard(i, self.device), memory, self.work, self.oracle)
-            data = {"inputs": client.inputs, "targets": client.targets}
-            with unchanged(x0=broadcast.x, s=vars(s), client=data):
-                x = client.run(self.algorithm, broadcast.x, s)
-                reply = self.algorithm.local_state(client, broadcast.x, x, s)
-            owner = type(self.algorithm).__name__
-            if not isinstance(reply, State):
-                raise PlugInError(f"{owner}.local_state must return self.Reply(...), not {type(reply).__name__}")
-            _check_finite(reply, i, work.round)
-            return _Finished(client, reply, settled(client.memory, self._declared, owner))
-
-    @contextmanager
-    def _blamed_on(self, client: int) -> Iterator[None]:
         try:
-            with in_user_code(client, self._files):
-                yield
+            return self._local_work(broadcast, work, row)
         except NonFiniteError as error:
             raise NonFiniteReplyError(
-                f"client {client}: compress() was given a vector with NaN or inf; {_SMALLER}"
+                f"client {i}: compress() was given a vector with NaN or inf; {_SMALLER}"
             ) from error
+        except FlspanError:
+            raise
+        except Exception as error:
+            raise UserCodeError.of(error, files=self._files, client=i) from error
 
-    def _collect(self, work: CohortWork, finished: list[_Finished], started: float) -> CohortResult:
+    def _local_work(self, broadcast: Broadcast, work: CohortWork, row: int) -> _Finished:
+        algorithm, i = self.algorithm, work.clients[row]
+        own = {name: stack[row].to(self.device) for name, stack in work.own.items()}
+        s = algorithm.Broadcast(**broadcast.shared, **own)
+        self.oracle.reset_buffers()
+        memory = self._memory_of(work, row)
+        client = Client(i, work.round, self.problem.shard(i, self.device), memory, self.work, self.oracle)
+        shared = {"x0": broadcast.x, "client.inputs": client.inputs, "client.targets": client.targets}
+        with Unchanged(shared, s=vars(s)):
+            x = client.run(algorithm, broadcast.x, s)
+            reply = algorithm.local_state(client, broadcast.x, x, s)
+        owner = type(algorithm).__name__
+        if not isinstance(reply, State):
+            raise PlugInError(f"{owner}.local_state must return self.Reply(...), not {type(reply).__name__}")
+        check_finite(reply, i, work.round)
+        kept = settled(client.memory, self._declared, owner) if self._memory_fields else {}
+        return _Finished(reply, kept, client.m, client.losses, client.loss_count, client.oracle_calls)
+
+    def _memory_of(self, work: CohortWork, row: int) -> State:
+        """The client's Memory, in tensors of its own."""
+        if not self._memory_fields:
+            record: State = self.algorithm.Memory()
+            return record
+        rows = {name: stack[row] for name, stack in work.memory.items()}
+        # Where every field has a row, nothing of the start is kept: no need to make one of d zeros.
+        start = self._declared
+        if len(rows) < len(self._memory_fields):
+            start = self.problem.initial_memory(self.algorithm, self.device)
+        memory: State = recalled(self.algorithm.Memory, rows, start)
+        return memory
+
+    def _collect(self, ran: _Ran, started: float) -> CohortResult:
+        finished, sums = ran.finished, ran.sums
+        if not finished:
+            return CohortResult.of_nobody(ran.skipped)
         coded: dict[str, CodedField] = {}
         dense: dict[str, Tensor] = {}
         for name in fields_of(self.algorithm.Reply):
+            if name in sums:
+                continue
             values = [getattr(each.reply, name) for each in finished]
             if any(isinstance(value, Message) for value in values):
                 coded[name] = self._coded(name, values)
             else:
                 dense[name] = torch.stack([as_tensor(value) for value in values]).cpu()
-        memory = {
-            name: torch.stack([each.memory[name] for each in finished]).cpu()
-            for name in fields_of(self.algorithm.Memory)
-        }
-        clients = [each.client for each in finished]
-        each_s = (time.perf_counter() - started) / max(1, len(clients))
+        memory = {name: torch.stack([each.memory[name] for each in finished]).cpu() for name in self._memory_fields}
+        each_s = (time.perf_counter() - started) / len(finished)
         metrics = {
-            "m": [float(client.m) for client in clients],
-            "loss_sum": [float(client.loss_sum) for client in clients],
-            "loss_count": [float(client.loss_count) for client in clients],
-            "oracle_calls": [float(client.oracle_calls) for client in clients],
-            "seconds_s": [each_s] * len(clients),
+            "m": [float(each.m) for each in finished],
+            "loss_sum": [total_loss(each.losses) for each in finished],
+            "loss_count": [float(each.loss_count) for each in finished],
+            "oracle_calls": [float(each.oracle_calls) for each in finished],
+            "seconds_s": [each_s] * len(finished),
         }
-        return CohortResult(work.clients, coded, dense, memory, metrics)
+        return CohortResult(ran.clients, coded, dense, memory, metrics, sums, ran.skipped)
 
     def _coded(self, name: str, values: list[Any]) -> CodedField:
         calls = {value.call if isinstance(value, Message) else None for value in values}
@@ -206,19 +256,36 @@ class CohortRunner:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A client after its local work."""
+    """What is left of a client after its local work."""
 
-    client: Client
     reply: State
     memory: dict[str, Tensor]
+    m: int
+    losses: list[tuple[Tensor, int]]
+    loss_count: int
+    oracle_calls: int
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """A cohort after its clients' turns.
+
+    Attributes:
+        clients: those that have finished, and `finished` what is left of each.
+    """
+
+    clients: tuple[int, ...]
+    finished: list[_Finished]
+    sums: dict[str, FieldSums]
+    skipped: tuple[Skipped, ...]
 
 
 def decode(result: CohortResult, round: int, work: LocalWork, layout: Layout) -> CohortReplies:
     """The values of a cohort's replies, out of its bytes."""
     fields = dict(result.dense)
-    for name, field in result.coded.items():
-        sources = KeyedGenerators(work.seed, round, result.clients, "compress", field.call)
-        fields[name] = work.compressor.decode(field.payload, field.sizes, layout, sources)
+    for name, coded in result.coded.items():
+        sources = KeyedGenerators(work.seed, round, result.clients, "compress", coded.call)
+        fields[name] = work.compressor.decode(coded.payload, coded.sizes, layout, sources)
     return CohortReplies(result.clients, result.m, fields)
 
 
@@ -229,7 +296,8 @@ class NonFiniteReplyError(FlspanError):
 _SMALLER = "try a smaller step size, or look at the client's data"
 
 
-def _check_finite(reply: Any, client: int, round: int) -> None:
+def check_finite(reply: State, client: int, round: int) -> None:
+    """Raises NonFiniteReplyError, with the field's name."""
     for name, value in as_dict(reply).items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             low, high = torch.aminmax(value)
@@ -237,4 +305,14 @@ def _check_finite(reply: Any, client: int, round: int) -> None:
                 raise NonFiniteReplyError(f"round {round}, client {client}: Reply.{name} holds NaN or inf; {_SMALLER}")
 
 
-__all__ = ["METRICS", "CodedField", "CohortResult", "CohortRunner", "CohortWork", "NonFiniteReplyError", "decode"]
+__all__ = [
+    "METRICS",
+    "CodedField",
+    "CohortResult",
+    "CohortRunner",
+    "CohortWork",
+    "NonFiniteReplyError",
+    "Skipped",
+    "check_finite",
+    "decode",
+]

@@ -7,8 +7,10 @@ put back in the cohort's order. `CohortRunner` is the specification: on the CPU 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from fl_core.execution.fused_oracle import StackedOracle
 from fl_core.execution.fused_steps import local_steps
 from fl_core.execution.fused_work import Piece, StackedWork
 from fl_core.server import Broadcast
+from fl_core.shards import Ints
 from fl_core.state import Number, State, as_dict, as_tensor, fields_of
 
 
@@ -46,6 +49,9 @@ class FusedRunner:
 
     Args:
         sequential: the runner of the same experiment and device whose results these are.
+
+    Attributes:
+        declared: the initial Memory, by field. replies: the fields of Reply.
     """
 
     def __init__(self, sequential: CohortRunner) -> None:
@@ -54,6 +60,8 @@ class FusedRunner:
         self.problem, self.algorithm = sequential.problem, sequential.algorithm
         self.work, self.device = sequential.work, sequential.device
         self.oracle = StackedOracle(sequential.oracle)
+        self.declared = as_dict(self.problem.initial_memory(self.algorithm, self.device))
+        self.replies = fields_of(self.algorithm.Reply)
         self._omega: float | None = None
 
     def run(self, broadcast: Broadcast, work: CohortWork) -> CohortResult:
@@ -80,18 +88,22 @@ class _FusedCohort:
         self._runner, self._task = runner, work
         self._x0, self._shared = broadcast.x, broadcast.shared
         self._algorithm, self._device = runner.algorithm, runner.device
-        self._steps = local_steps(runner, broadcast, work)
-        count = len(work.clients)
-        self._order = sorted(range(count), key=lambda row: -self._steps[row])
-        self._sorted = self._order == list(range(count))
-        clients = [work.clients[row] for row in self._order]
+        clients = np.array(work.clients)
+        m = runner.problem.shards.sizes(clients)
+        steps = local_steps(runner, broadcast, work, m)
+        # Descending, clients with as many steps in the cohort's order; None: they already are.
+        self._order: Ints | None = None
+        if isinstance(steps, int):
+            self._groups = [_Group(0, len(m), steps)]
+        else:
+            self._order = np.argsort(-steps, kind="stable")
+            clients, m, self._groups = clients[self._order], m[self._order], _groups(steps[self._order])
         key = (runner.work.seed, work.round)
-        batches = Batches(clients, runner.problem.shards, runner.work.estimator, key, self._device)
-        self._stacked = StackedWork(runner.oracle, runner.work, clients, work.round, batches)
+        self._batches = Batches(clients, m, runner.problem.shards, runner.work.estimator, key, self._device)
+        self._stacked = StackedWork(runner.oracle, runner.work, self._batches, work.round)
         self._own = {name: self._in_order(stack.to(self._device)) for name, stack in work.own.items()}
         self._memory = self._starting_memory()
         self._client = StackedClient(self._stacked, runner.work, work.round, None, runner.omega)
-        self._groups = self._make_groups()
         self._plain = runner.work.plain_sgd and type(runner.algorithm).client_opt is Algorithm.client_opt
 
     def run(self) -> CohortResult:
@@ -105,14 +117,13 @@ class _FusedCohort:
     # --- before ----------------------------------------------------------------------------------------------------
 
     def _in_order(self, stack: Tensor) -> Tensor:
-        return stack if self._sorted else stack[self._order]
+        return stack if self._order is None else stack[torch.from_numpy(self._order).to(stack.device)]
 
     def _starting_memory(self) -> dict[str, Tensor | Number]:
         """Field -> rows `[G, …]` of their own (methods may write in place), or the number all clients have."""
         count = len(self._task.clients)
-        declared = as_dict(self._runner.problem.initial_memory(self._algorithm, self._device))
         memory: dict[str, Tensor | Number] = {}
-        for name, start in declared.items():
+        for name, start in self._runner.declared.items():
             rows = self._task.memory.get(name)
             if isinstance(start, Tensor):
                 fresh = torch.zeros((count, *start.shape), dtype=start.dtype, device=self._device)
@@ -124,11 +135,6 @@ class _FusedCohort:
             else:
                 raise CannotFuseError(f"the number Memory.{name} differs within the cohort")
         return memory
-
-    def _make_groups(self) -> list[_Group]:
-        steps = [self._steps[row] for row in self._order]
-        ends = [k + 1 for k in range(len(steps)) if k + 1 == len(steps) or steps[k + 1] != steps[k]]
-        return [_Group(first, last, steps[first]) for first, last in zip([0, *ends[:-1]], ends, strict=True)]
 
     # --- the local work --------------------------------------------------------------------------------------------
 
@@ -215,13 +221,13 @@ class _FusedCohort:
         """Take in what LocalState returned and left in the memory."""
         if not isinstance(reply, State):
             raise CannotFuseError("local_state returns no Reply")
-        for name in fields_of(self._algorithm.Reply):
+        for name in self._runner.replies:
             value = getattr(reply, name)
             if isinstance(value, Message):
                 group.calls[name] = value.call
             else:
                 group.dense[name] = level.stack(as_tensor(value))
-        for name, start in as_dict(self._runner.problem.initial_memory(self._algorithm, self._device)).items():
+        for name, start in self._runner.declared.items():
             value, like = as_tensor(getattr(self._client.memory, name)), as_tensor(start)
             if value.shape != like.shape or not torch.can_cast(value.dtype, like.dtype):
                 raise CannotFuseError(f"Memory.{name} is given something else than it starts as")
@@ -234,46 +240,58 @@ class _FusedCohort:
         if any((g.calls, list(g.dense)) != (first.calls, list(first.dense)) for g in self._groups):
             raise CannotFuseError("clients with different numbers of steps send different kinds of replies")
         dense = {name: self._joined([g.dense[name] for g in self._groups]) for name in first.dense}
-        for stack in dense.values():
-            if (
-                stack.is_floating_point()
-                and stack.numel()
-                and not bool(torch.isfinite(torch.stack(stack.aminmax())).all())
-            ):
-                raise CannotFuseError("a reply holds NaN or inf")  # the sequential run says whose
+        if not all(map(_finite, dense.values())):
+            raise CannotFuseError("a reply holds NaN or inf")  # the sequential run says whose
         memory = {name: self._joined([g.memory[name] for g in self._groups]) for name in first.memory}
         coded = {name: self._coded(call) for name, call in first.calls.items()}
-        stacked, back = self._stacked, self._back()
-        losses = stacked.loss_sum.tolist()
-        each_s = (time.perf_counter() - self._started) / max(1, len(back))
+        stacked, count = self._stacked, len(self._task.clients)
         metrics = {
-            "m": [float(stacked.batches.m[row]) for row in back],
-            "loss_sum": [losses[row] for row in back],
-            "loss_count": [float(stacked.loss_count[row]) for row in back],
-            "oracle_calls": [float(stacked.oracle_calls[row]) for row in back],
-            "seconds_s": [each_s] * len(back),
+            "m": self._listed(self._batches.m),
+            "loss_sum": self._listed(stacked.loss_sum.cpu().numpy()),
+            "loss_count": self._listed(stacked.loss_count),
+            "oracle_calls": self._listed(stacked.oracle_calls),
+            "seconds_s": [(time.perf_counter() - self._started) / max(1, count)] * count,
         }
         return CohortResult(self._task.clients, coded, dense, memory, metrics)
 
-    def _back(self) -> list[int]:
+    def _listed(self, values: np.ndarray) -> list[float]:
+        """One number a row, as floats in the cohort's order."""
+        found: list[float] = (values if self._order is None else values[self._back]).astype(np.float64).tolist()
+        return found
+
+    @cached_property
+    def _back(self) -> Ints:
         """Position in the cohort -> row."""
-        back = [0] * len(self._order)
-        for row, position in enumerate(self._order):
-            back[position] = row
-        return back
+        assert self._order is not None
+        return np.argsort(self._order)
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return (whole if self._sorted else whole[self._back()]).detach().contiguous().cpu()
+        if self._order is not None:
+            whole = whole[torch.from_numpy(self._back).to(whole.device)]
+        return whole.detach().contiguous().cpu()
 
     def _coded(self, call: int) -> CodedField:
         pieces = [piece for piece in self._stacked.pieces if piece.call == call]
-        if len(pieces) == 1 and self._sorted:
+        if len(pieces) == 1 and self._order is None:
             encoded = pieces[0].encoded
             return CodedField(call, encoded.sizes, encoded.payload)
         payloads = _payloads(pieces)
-        ordered = [payloads[row] for row in self._back()]
+        rows = range(len(payloads)) if self._order is None else self._back.tolist()
+        ordered = [payloads[row] for row in rows]
         return CodedField(call, tuple(p.nbytes for p in ordered), np.concatenate(ordered))
+
+
+def _groups(steps: Ints) -> list[_Group]:
+    """Of rows in descending order of their steps."""
+    ends = [*(1 + np.flatnonzero(np.diff(steps))).tolist(), len(steps)]
+    return [_Group(first, last, int(steps[first])) for first, last in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _finite(stack: Tensor) -> bool:
+    if not stack.is_floating_point() or math.isfinite(float(stack.sum())):
+        return True  # NaN and inf survive every sum; a finite stack may overflow in it
+    return bool(torch.isfinite(stack).all())
 
 
 def _payloads(pieces: list[Piece]) -> dict[int, np.ndarray]:

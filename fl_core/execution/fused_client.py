@@ -45,12 +45,17 @@ class StackedOptimizer(FlatOptimizer):
 
     def start(self, x: Tensor) -> Tensor:
         """Begin at x. What all clients share is not copied: the first step makes it differ."""
+        self._leaf = None
         return x
 
     def step(self, x: Tensor, g: Tensor) -> Tensor:
-        """The next point from x and the gradient g."""
+        """The next point from x and the gradient g; written over x where that is what `step` returned last."""
         if self._stacked is None:
-            return torch.add(x, g, alpha=-self.lr)
+            if x is not self._leaf:
+                self._leaf = torch.add(x, g, alpha=-self.lr)
+            else:
+                x.add_(g, alpha=-self.lr)
+            return self._leaf
         return self._client.on_stacks(self._stacked.step, x, g)
 
 
@@ -95,10 +100,10 @@ class StackedClient(Client):
     @property
     def m(self) -> int:  # type: ignore[override]
         """The number of samples, where it is the same for all."""
-        found = set(self._stacked.batches.m[self.first : self.last])
-        if len(found) > 1:
+        found = self._stacked.batches.m[self.first : self.last]
+        if bool((found != found[0]).any()):
             raise CannotFuseError("it asks for client.m, which differs within the cohort")
-        return found.pop()
+        return int(found[0])
 
     @property
     def inputs(self) -> Tensor:  # type: ignore[override]
@@ -141,7 +146,7 @@ class StackedClient(Client):
             x, single = self._walk(y)
         finally:
             self.x0, self.optimizer = x0, optimizer
-        return (y - x) / (self.steps * self.lr) if single is None else single
+        return single if isinstance(single, Tensor) else (y - x) / (self.steps * self.lr)
 
     def compress(self, v: Tensor) -> Message:
         """C(v) of every client, with its own randomness."""

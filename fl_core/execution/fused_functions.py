@@ -129,7 +129,7 @@ class ClientFunctions(TorchFunctionMode):
         x, w = level.stack(input), level.stack(weight)
         shift = None if bias is None else level.stack(bias)
         with outside():
-            plan = linear_plan(x, w, shift)
+            plan = linear_plan(x, w, shift, x.requires_grad)
             y = None if plan is None else Linear.apply(x, w, shift, plan)
         return self._each(functional.linear, (input, weight, bias), {}) if y is None else level.of(y)
 

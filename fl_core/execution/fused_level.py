@@ -7,18 +7,18 @@ that is private in torch is here, and where a torch lacks it nothing is fused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
 try:
     from torch._C import _functorch
-    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-    _NEEDED = ("_vmap_increment_nesting", "_vmap_decrement_nesting", "_add_batch_dim", "get_unwrapped")
-    AVAILABLE = all(hasattr(_functorch, name) for name in (*_NEEDED, "is_batchedtensor", "maybe_get_bdim"))
+    _NEEDED = (
+        "_vmap_increment_nesting _vmap_decrement_nesting _add_batch_dim get_unwrapped is_batchedtensor maybe_get_bdim "
+        "peek_interpreter_stack pop_dynamic_layer_stack push_dynamic_layer_stack"
+    )
+    AVAILABLE = all(hasattr(_functorch, name) for name in _NEEDED.split())
 except ImportError:  # a torch that has renamed its parts: everything runs client by client
     AVAILABLE = False
 
@@ -60,8 +60,14 @@ def differs(value: Any) -> bool:
     return isinstance(value, Tensor) and bool(_functorch.is_batchedtensor(value))
 
 
-@contextmanager
-def outside() -> Iterator[None]:
+class outside:  # noqa: N801  read as a word: with outside()
     """Leave the level for a while: stacks are ordinary tensors here."""
-    with temporarily_clear_interpreter_stack():
-        yield
+
+    def __enter__(self) -> None:
+        self._layers: list[Any] = []
+        while _functorch.peek_interpreter_stack() is not None:
+            self._layers.append(_functorch.pop_dynamic_layer_stack())
+
+    def __exit__(self, *exception: object) -> None:
+        while self._layers:
+            _functorch.push_dynamic_layer_stack(self._layers.pop())

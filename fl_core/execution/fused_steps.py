@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from fl_core.algorithm import Algorithm
 from fl_core.client import Client
 from fl_core.execution.fused_functions import CannotFuseError
+from fl_core.shards import Ints
 from fl_core.state import recalled
 
 if TYPE_CHECKING:
@@ -17,24 +19,37 @@ if TYPE_CHECKING:
     from fl_core.server import Broadcast
 
 
-def local_steps(runner: FusedRunner, broadcast: Broadcast, work: CohortWork) -> list[int]:
-    """Of each client, in the cohort's order."""
-    algorithm, clients = runner.algorithm, work.clients
-    sizes = [runner.problem.shards.size(i) for i in clients]
-    declared = {m: runner.work.estimator.local_steps(m) for m in set(sizes)}
-    if type(algorithm).local_steps is Algorithm.local_steps:
-        return [declared[m] for m in sizes]
-    if not work.own:
-        s = algorithm.Broadcast(**broadcast.shared)
-        try:
-            asked = {
-                m: int(algorithm.local_steps(_AnyClient(steps, m, work.round, runner), s))
-                for m, steps in declared.items()
-            }
-            return [asked[m] for m in sizes]
-        except CannotFuseError:  # it asks who the client is
-            pass
-    return [_steps_of_one(runner, broadcast, work, row) for row in range(len(clients))]
+def local_steps(runner: FusedRunner, broadcast: Broadcast, work: CohortWork, m: Ints) -> Ints | int:
+    """Of each client, in the cohort's order; one number where it is the same for all.
+
+    Args:
+        m: how many samples each has.
+    """
+    algorithm, alike = runner.algorithm, bool((m == m[0]).all())
+    kinds, which = (m[:1], None) if alike else np.unique(m, return_inverse=True)
+    found = {size: runner.work.estimator.local_steps(size) for size in kinds.tolist()}
+    if type(algorithm).local_steps is not Algorithm.local_steps:
+        asked = None if work.own else _asked_once(runner, broadcast, work, found)
+        if asked is None:
+            each = [_steps_of_one(runner, broadcast, work, row) for row in range(len(m))]
+            return each[0] if len(set(each)) == 1 else np.array(each)
+        found = asked
+    kinds_of_steps = set(found.values())
+    return kinds_of_steps.pop() if len(kinds_of_steps) == 1 else np.array(list(found.values()))[which]
+
+
+def _asked_once(
+    runner: FusedRunner, broadcast: Broadcast, work: CohortWork, declared: dict[int, int]
+) -> dict[int, int] | None:
+    """By the number of samples; None where the method asks for more than that."""
+    s = runner.algorithm.Broadcast(**broadcast.shared)
+    try:
+        return {
+            m: int(runner.algorithm.local_steps(_AnyClient(steps, m, work.round, runner), s))
+            for m, steps in declared.items()
+        }
+    except CannotFuseError:  # it asks who the client is
+        return None
 
 
 def _steps_of_one(runner: FusedRunner, broadcast: Broadcast, work: CohortWork, row: int) -> int:

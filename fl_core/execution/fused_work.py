@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,15 +37,13 @@ class StackedWork:
         loss_sum, loss_count, oracle_calls: of each row, as `Client` keeps them.
     """
 
-    def __init__(
-        self, oracle: StackedOracle, work: LocalWork, clients: Sequence[int], round: int, batches: Batches
-    ) -> None:
-        self.clients = tuple(clients)
+    def __init__(self, oracle: StackedOracle, work: LocalWork, batches: Batches, round: int) -> None:
+        clients = self.clients = batches.clients
         self.batches = batches
         self.pieces: list[Piece] = []
         self.loss_sum = torch.zeros(len(clients), dtype=torch.float64, device=oracle.oracle.device)
-        self.loss_count = [0] * len(clients)
-        self.oracle_calls = [0] * len(clients)
+        self.loss_count = np.zeros(len(clients), np.int64)
+        self.oracle_calls = np.zeros(len(clients), np.int64)
         self._stacked = oracle
         self._work = work
         self._round = round
@@ -61,7 +60,7 @@ class StackedWork:
             return self._asked(x, batches[0])
         g = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for batch in batches:
-            rows = torch.tensor(batch.rows) - first
+            rows = _within(batch.rows, first)
             g[rows] = self._asked(_picked(x, rows), batch)
         return g
 
@@ -69,10 +68,9 @@ class StackedWork:
         """Values `[r]` at x `[r, d]`."""
         values = torch.empty(x.shape[0], dtype=x.dtype, device=x.device)
         for batch in batches:
-            rows = torch.tensor(batch.rows) - first
+            rows = _within(batch.rows, first)
             buffers = self._picked_buffers(batch.rows)
-            at = _picked(x, rows)
-            values[rows] = self._stacked.value(at, batch.inputs, batch.targets, buffers, self._streams_of(batch))
+            values[rows] = self._stacked.value(_picked(x, rows), batch, buffers, self._streams_of(batch))
             self._put_buffers(batch.rows, buffers)
         return values
 
@@ -84,45 +82,52 @@ class StackedWork:
         return encoded.value
 
     def _asked(self, x: Tensor, batch: Batch) -> Tensor:
-        if len(batch.rows) < FEWEST and not self._buffers:
+        if len(batch.rows) < FEWEST and not self._buffers and not self._stacked.is_chain:
             g, values = self._one_by_one(x, batch)
         else:
             buffers = self._picked_buffers(batch.rows)
-            g, values = self._stacked.gradient(x, batch.inputs, batch.targets, buffers, self._streams_of(batch))
+            g, values = self._stacked.gradient(x, batch, buffers, self._streams_of(batch))
             self._put_buffers(batch.rows, buffers)
         wide = values.double() * batch.size
         if len(batch.rows) == len(self.clients):
             self.loss_sum += wide
         else:
-            rows = torch.tensor(batch.rows)
+            rows = _within(batch.rows, 0)
             self.loss_sum[rows] = self.loss_sum[rows] + wide
-        for row in batch.rows:
-            self.loss_count[row] += batch.size
-            self.oracle_calls[row] += batch.size
+        self.loss_count[batch.where] += batch.size
+        self.oracle_calls[batch.where] += batch.size
         return g
 
     def _one_by_one(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         found = []
+        inputs, targets = batch.pair
         for k, row in enumerate(batch.rows):
             with ClientRandomness(self._streams[row]):
-                found.append(self._stacked.oracle.gradient(x[k], batch.inputs[k], batch.targets[k]))
+                found.append(self._stacked.oracle.gradient(x[k], inputs[k], targets[k]))
         return torch.stack([g for g, _ in found]), torch.stack([value for _, value in found])
 
     def _streams_of(self, batch: Batch) -> Callable[[int], torch.Generator]:
         return lambda k: self._streams[batch.rows[k]]
 
-    def _picked_buffers(self, rows: tuple[int, ...]) -> list[Tensor]:
+    def _picked_buffers(self, rows: Sequence[int]) -> list[Tensor]:
         if len(rows) == len(self.clients):
             return self._buffers
         return [buffer[list(rows)] for buffer in self._buffers]
 
-    def _put_buffers(self, rows: tuple[int, ...], buffers: list[Tensor]) -> None:
+    def _put_buffers(self, rows: Sequence[int], buffers: list[Tensor]) -> None:
         if buffers is not self._buffers:
             for whole, part in zip(self._buffers, buffers, strict=True):
                 whole[list(rows)] = part
 
 
-def _picked(x: Tensor, rows: Tensor) -> Tensor:
+def _within(rows: Sequence[int], first: int) -> slice | Tensor:
+    """The rows, counted from `first` on, to index a tensor with."""
+    return slice(rows.start - first, rows.stop - first) if isinstance(rows, range) else torch.tensor(rows) - first
+
+
+def _picked(x: Tensor, rows: slice | Tensor) -> Tensor:
+    if isinstance(rows, slice):
+        return x[rows]
     if x.stride(0) == 0:
         return x[0].expand(len(rows), -1)
-    return x if len(rows) == x.shape[0] else x.index_select(0, rows.to(x.device))
+    return x.index_select(0, rows.to(x.device))

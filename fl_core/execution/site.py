@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from compressors.compressor import Layout
 from fl_core.client import LocalWork
-from fl_core.execution.choice import ChosenRunner, Fusing
+from fl_core.execution.allocator import give_back_memory
+from fl_core.execution.choice import ChosenRunner, Decision, Fusing
 from fl_core.execution.cohort import CohortResult, CohortRunner, CohortWork
 from fl_core.execution.pool import Slot
+from fl_core.execution.reduction import reduced
 from fl_core.server import Broadcast
 
 if TYPE_CHECKING:
@@ -36,17 +39,26 @@ class Site:
     Args:
         run: the run's name; slots keep their replicas by it.
         files: the user's own files, to find her line in a traceback.
+        decided: what an earlier process has decided on fusing (`Fusing.decision`), for a rerun to do the same.
     """
 
     def __init__(
-        self, run: str, problem: Problem, algorithm: Algorithm, work: LocalWork, files: Iterable[str] = ()
+        self,
+        run: str,
+        problem: Problem,
+        algorithm: Algorithm,
+        work: LocalWork,
+        files: Iterable[str] = (),
+        decided: Decision | None = None,
     ) -> None:
         self.run = run
         self.problem = problem
         self.algorithm = algorithm
         self.work = work
         self.files = tuple(files)
-        self.fusing = Fusing(problem.experiment.execution.fuse)
+        self.fusing = Fusing(problem.experiment.execution.fuse, decided)
+        self._layout = Layout(problem.d, problem.dtype)
+        give_back_memory()  # what loading the data has used
         self._lock = threading.Lock()
         self._broadcasts: dict[int, Broadcast] = {}
         self._on_device: dict[tuple[int, torch.device], Broadcast] = {}
@@ -73,7 +85,8 @@ class Site:
             alone = CohortRunner(self.problem, self.algorithm, self.work, slot.device, self.files)
             replica = slot.replicas[self.run] = _Replica(self, ChosenRunner(alone, self.fusing))
         with slot.active(self.problem.experiment.execution.intra_op_threads):
-            return replica.runner.run(self._received(work.round, slot.device), work)
+            result = replica.runner.run(self._received(work.round, slot.device), work)
+            return reduced(result, work, self.work.compressor, self._layout)
 
     def _received(self, round: int, device: torch.device) -> Broadcast:
         with self._lock:

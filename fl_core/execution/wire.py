@@ -8,71 +8,100 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from fl_core.execution.cohort import METRICS, CodedField, CohortResult, CohortWork
+from fl_core.execution.cohort import METRICS, CodedField, CohortResult, CohortWork, Skipped
+from fl_core.replies import FieldSums, Weighting
 from fl_core.server import Broadcast
-from fl_core.tensors import NAMES, bytes_of, tensor_of
+from fl_core.tensors import DTYPES, NAMES, bytes_of, tensor_of
 from protocol import messages
 from protocol.errors import MessageError
-from protocol.fields import Field, TensorSpec
+from protocol.fields import Field, SkippedClient, Summed, TensorSpec
 
 Buffers = Sequence[np.ndarray]
 Packed = tuple[messages.Broadcast, list[np.ndarray]]
 _X = "x"
-_REPLY, _MEMORY, _OWN, _SHARED = "reply/", "memory/", "own/", "shared/"
+_REPLY, _MEMORY, _OWN, _SHARED, _SUM = "reply/", "memory/", "own/", "shared/", "sum/"
 
 
 def broadcast_message(run: str, broadcast: Broadcast) -> Packed:
-    """What a round sends to every worker once: x and the shared fields."""
+    """What a round sends to every worker once: x and the shared fields, all of it (see `broadcasts` for less)."""
     tensors = {_X: broadcast.x}
     tensors |= {_SHARED + name: value for name, value in broadcast.shared.items() if isinstance(value, Tensor)}
     numbers = {name: value for name, value in broadcast.shared.items() if not isinstance(value, Tensor)}
     specs, buffers = _pack(tensors)
-    digest = hashlib.sha256()
-    for buffer in buffers:
-        digest.update(buffer.data)
-    return messages.Broadcast(run, broadcast.round, digest.hexdigest(), numbers, specs), buffers
+    digests = [_digest(spec, buffer) for spec, buffer in zip(specs, buffers, strict=True)]
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return messages.Broadcast(run, broadcast.round, digest, numbers, specs, digests), buffers
 
 
 def broadcast_of(message: messages.Broadcast, buffers: Buffers) -> Broadcast:
-    """The broadcast a worker received."""
-    tensors = _unpack(message.tensors, buffers)
+    """The broadcast a worker received, all of whose tensors came with it."""
+    return broadcast_with(message, tensors_of(message, buffers))
+
+
+def tensors_of(message: messages.Broadcast, buffers: Buffers) -> dict[str, Tensor]:
+    """The tensors that came with a Broadcast, by the names they have on the wire."""
+    return _unpack(message.tensors, buffers)
+
+
+def broadcast_with(message: messages.Broadcast, tensors: dict[str, Tensor]) -> Broadcast:
+    """The broadcast of a message, whose tensors are all here."""
+    tensors = dict(tensors)
     x = tensors.pop(_X, None)
     if x is None:
         raise MessageError("a Broadcast without x")
     return Broadcast(message.round, x, {**message.scalars, **_with_prefix(tensors, _SHARED)})
 
 
-def task_message(run: str, work: CohortWork, attempt: int) -> tuple[messages.Task, list[np.ndarray]]:
-    """A cohort's work, with what belongs to its clients alone."""
-    tensors = {_MEMORY + name: stack for name, stack in work.memory.items()}
+def task_message(
+    run: str, work: CohortWork, attempt: int, held: Sequence[int] = ()
+) -> tuple[messages.Task, list[np.ndarray]]:
+    """A cohort's work, with what belongs to its clients alone, but for the memories of those in these positions."""
+    tensors = {}
+    if len(held) < len(work.clients):
+        sent = [row for row in range(len(work.clients)) if row not in set(held)]
+        tensors = {_MEMORY + n: stack[sent] if held else stack for n, stack in work.memory.items()}
     tensors |= {_OWN + name: stack for name, stack in work.own.items()}
     specs, buffers = _pack(tensors)
-    return messages.Task(run, work.round, work.index, attempt, list(work.clients), specs), buffers
+    sums = {name: list(weightings) for name, weightings in work.asked.items()}
+    versions = [(row, work.versions[row]) for row in held]
+    return messages.Task(run, work.round, work.index, attempt, list(work.clients), specs, sums, versions), buffers
 
 
 def work_of(message: messages.Task, buffers: Buffers) -> CohortWork:
-    """The cohort's work a worker received."""
+    """The cohort's work a worker received; its memory is without the rows that the message says are held."""
     tensors = _unpack(message.tensors, buffers)
-    _check_rows(tensors, len(message.clients))
+    clients = len(message.clients)
+    if any(row >= clients for row, _ in message.held) or len({row for row, _ in message.held}) < len(message.held):
+        raise MessageError("a Task that counts on the memory of clients that are not in it")
+    _check_rows({name: t for name, t in tensors.items() if name.startswith(_MEMORY)}, clients - len(message.held))
+    _check_rows({name: t for name, t in tensors.items() if not name.startswith(_MEMORY)}, clients)
     return CohortWork(
         message.round,
         message.task,
         tuple(message.clients),
         _with_prefix(tensors, _MEMORY),
         _with_prefix(tensors, _OWN),
+        {name: tuple(weightings) for name, weightings in message.sums.items()},
     )
 
 
 def result_message(
     run: str, work: CohortWork, attempt: int, result: CohortResult
 ) -> tuple[messages.Result, list[np.ndarray]]:
-    """A cohort's result: a buffer of payloads for each compressed field, then the dense fields and the memories."""
+    """A cohort's result: a buffer of payloads for each compressed field, then dense fields, memories and sums."""
     fields = [Field(name, True, f.call, list(f.sizes)) for name, f in result.coded.items()]
     tensors = {_REPLY + name: stack for name, stack in result.dense.items()}
     tensors |= {_MEMORY + name: stack for name, stack in result.memory.items()}
+    sums = [Summed(name, NAMES[f.dtype], list(f.totals)) for name, f in result.sums.items()]  # type: ignore[arg-type]  # a float type
+    for name, kept in result.sums.items():
+        tensors |= {f"{_SUM}{kind}/{name}": total for kind, total in kept.totals.items()}
     specs, buffers = _pack(tensors)
     payloads = [field.payload for field in result.coded.values()]
-    message = messages.Result(run, work.round, work.index, attempt, list(result.clients), fields, specs, result.metrics)
+    clients = list(result.clients)
+    skipped = [SkippedClient(each.client, each.text) for each in result.skipped]
+    message = messages.Result(
+        run, work.round, work.index, attempt, clients, fields, specs, result.metrics, sums, skipped
+    )
     return message, [*payloads, *buffers]
 
 
@@ -90,6 +119,7 @@ def result_of(message: messages.Result, buffers: Buffers) -> CohortResult:
     }
     tensors = _unpack(message.tensors, buffers[len(message.fields) :])
     rows = len(message.clients)
+    sums = {summed.name: _sums_of(summed, tensors) for summed in message.sums}
     _check_rows(tensors, rows)
     if any(len(field.sizes) != rows or sum(field.sizes) != field.payload.nbytes for field in coded.values()):
         raise MessageError(f"a Result for {rows} clients needs {rows} payloads in each field, of the sizes it names")
@@ -103,7 +133,20 @@ def result_of(message: messages.Result, buffers: Buffers) -> CohortResult:
         _with_prefix(tensors, _REPLY),
         _with_prefix(tensors, _MEMORY),
         dict(message.metrics),
+        sums,
+        tuple(Skipped(each.client, each.text) for each in message.skipped),
     )
+
+
+def _sums_of(summed: Summed, tensors: dict[str, Tensor]) -> FieldSums:
+    """The sums of one field, taken out of the tensors. Raises MessageError."""
+    try:
+        totals: dict[Weighting, Tensor] = {
+            kind: tensors.pop(f"{_SUM}{kind}/{summed.name}") for kind in summed.weightings
+        }
+        return FieldSums.checked(DTYPES[summed.dtype], totals)
+    except (KeyError, ValueError) as error:
+        raise MessageError(f"the sums of field {summed.name} do not fit: {error}") from error
 
 
 def shard_message(run: str, client: int, shard: tuple[Tensor, Tensor]) -> tuple[messages.Shard, list[np.ndarray]]:
@@ -123,6 +166,12 @@ def shard_of(message: messages.Shard, buffers: Buffers) -> tuple[Tensor, Tensor]
             f"a Shard of inputs {list(inputs.shape)} and targets {list(targets.shape)}: one each a sample"
         )
     return inputs, targets
+
+
+def _digest(spec: TensorSpec, buffer: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{spec.dtype}{spec.shape}".encode())
+    digest.update(buffer.data)
+    return digest.hexdigest()
 
 
 def _pack(tensors: dict[str, Tensor]) -> tuple[list[TensorSpec], list[np.ndarray]]:

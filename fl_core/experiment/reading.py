@@ -33,13 +33,13 @@ class Override:
     value: Any
 
 
-def read_experiments(path: Path | str, overrides: Iterable[str] = ()) -> list[Experiment]:
+def read_experiments(path: Path | str, overrides: Iterable[str | Override] = ()) -> list[Experiment]:
     """Every run of an experiment file, in order, no two of them equal.
 
     Args:
         path: the file; the user's own files are looked for relative to it.
-        overrides: texts `a.b=value`, the value as TOML has it, or a bare string. They win over file and
-        sweep.
+        overrides: texts `a.b=value`, the value as TOML has it, or a bare string; or these parsed. They win over file
+        and sweep.
 
     Raises:
         ExperimentError: file, `--set`, key or value are wrong.
@@ -47,7 +47,8 @@ def read_experiments(path: Path | str, overrides: Iterable[str] = ()) -> list[Ex
     """
     path = Path(path)
     text = _text(path)
-    return runs_of(_document(text, path.name), path, Places(text), [parse_override(text) for text in overrides])
+    given = [parse_override(each) if isinstance(each, str) else each for each in overrides]
+    return runs_of(_document(text, path.name), path, Places(text), given)
 
 
 def runs_of(document: dict[str, Any], path: Path, places: Places, overrides: list[Override]) -> list[Experiment]:

@@ -21,6 +21,8 @@ ROLES: tuple[Role, ...] = ("data", "model", "algorithm", "uplink", "downlink")
 
 EVALUATED_METRICS = ("f", "grad_norm", "distance", "loss", "accuracy", "accuracy_top5")
 """Metrics that cost an evaluation: present in the rounds that `[evaluate] every` picks."""
+CLIENT_METRICS = ("client_f", "client_grad_norm", "client_accuracy")
+"""Metrics of every client, evaluated like those; what is stored are their quantiles: `client_f_min`, `_q10`, …."""
 ROUND_METRICS = (
     *("round", "clients", "loss_train", "direction_norm", "oracle_calls", "bits_up", "bits_down"),
     *("wire_bytes_sent", "wire_bytes_received", "gpu_memory_bytes", "round_s", "elapsed_s"),
@@ -29,6 +31,7 @@ ROUND_METRICS = (
 
 Metric: TypeAlias = Literal[
     "f", "grad_norm", "distance", "loss", "accuracy", "accuracy_top5",
+    "client_f", "client_grad_norm", "client_accuracy",
     "round", "clients", "loss_train", "direction_norm", "oracle_calls", "bits_up", "bits_down",
     "wire_bytes_sent", "wire_bytes_received", "gpu_memory_bytes", "round_s", "elapsed_s",
 ]  # fmt: skip
@@ -91,11 +94,16 @@ class ModelTable(Struct, frozen=True):
 
 
 class ClientsTable(Struct, frozen=True):
-    """[clients]: how many there are, and how many take part in a round (on average, with "poisson")."""
+    """[clients]: how many there are, and how many take part in a round (on average, with "poisson").
+
+    `client_memory`: where the master keeps what clients remember between rounds. "device" is where they run: the RAM
+    on the CPU.
+    """
 
     total: Count
     per_round: Count = 0  # 0 only until `build` has put the total there
     sampling: Literal["uniform", "poisson", "full"] = "uniform"
+    client_memory: Literal["ram", "disk", "device"] = "ram"
 
 
 class LocalTable(Struct, frozen=True):
@@ -144,7 +152,7 @@ class Experiment(Struct, frozen=True, kw_only=True):
     rounds: Count
     seed: int = 0
     label: str = ""
-    on_error: Literal["stop"] = "stop"
+    on_error: Literal["stop", "skip"] = "stop"
     stop: dict[Metric, float] = {}
     data: DataTable
     model: ModelTable
@@ -208,6 +216,7 @@ def _table(value: Any) -> Any:
 
 
 __all__ = [
+    "CLIENT_METRICS",
     "EVALUATED_METRICS",
     "ROLES",
     "ROUND_METRICS",

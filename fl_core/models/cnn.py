@@ -2,7 +2,7 @@
 
 Two 5x5 convolutions (32 and 64 channels, each followed by 2x2 max pooling), 512 units, ReLU, and the output
 layer. The number in the paper needs convolutions that keep the size (padding 2), so that 7x7x64 reaches the
-dense layer.
+dense layer. Narrower ones are faster: channels = [16, 32], hidden = 128 has 215,370.
 """
 
 from __future__ import annotations
@@ -13,15 +13,23 @@ from msgspec import Meta
 from torch import nn
 
 from fl_core.errors import PlugInError
+from fl_core.options import Count
 
 
 def build(
     *,
     inputs: tuple[int, ...],
     outputs: int,
+    channels: tuple[Count, Count] = (32, 64),
+    hidden: Count = 512,
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """`[m, channels, height, width]` to scores `[m, outputs]`; `dropout` before the output layer.
+    """`[m, channels, height, width]` to scores `[m, outputs]`.
+
+    Args:
+        channels: of the first and the second convolution.
+        hidden: units of the dense layer.
+        dropout: before the output layer.
 
     Raises:
         PlugInError: a sample is no picture of at least 4x4.
@@ -29,18 +37,18 @@ def build(
     if len(inputs) != 3 or min(inputs[1:]) < 4:
         shape = "x".join(map(str, inputs))
         raise PlugInError(f'the model "cnn" needs pictures (channels, height, width) of at least 4x4, not {shape}')
-    channels, height, width = inputs
+    (first, second), (colours, height, width) = channels, inputs
     last = [nn.Dropout(dropout)] if dropout > 0 else []
     return nn.Sequential(
-        nn.Conv2d(channels, 32, 5, padding=2),
+        nn.Conv2d(colours, first, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 5, padding=2),
+        nn.Conv2d(first, second, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(64 * (height // 4) * (width // 4), 512),
+        nn.Linear(second * (height // 4) * (width // 4), hidden),
         nn.ReLU(),
         *last,
-        nn.Linear(512, outputs),
+        nn.Linear(hidden, outputs),
     )

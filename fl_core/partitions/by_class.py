@@ -6,12 +6,10 @@ import numpy as np
 from torch import Tensor
 
 from fl_core.options import Count
-from fl_core.partitions import Indices, check_enough, labels_of, topped_up
+from fl_core.partitions import Indices, Parts, check_enough, labels_of, topped_up
 
 
-def split(
-    targets: Tensor, clients: int, generator: np.random.Generator, *, labels_per_client: Count = 1
-) -> list[Indices]:
+def split(targets: Tensor, clients: int, generator: np.random.Generator, *, labels_per_client: Count = 1) -> Parts:
     """Client i gets labels i·k, …, i·k+k-1 modulo their number, in a random order of labels and of clients.
 
     A label that no client has (more labels than clients x k) goes to the client whose turn would be next. A

@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from fl_core.options import Count, Positive
-from fl_core.partitions import Indices, check_enough, cut_by_shares, dirichlet_shares, labels_of, topped_up
+from fl_core.partitions import Indices, Parts, check_enough, cut_by_shares, dirichlet_shares, labels_of, topped_up
 
 
 def split(
     targets: Tensor, clients: int, generator: np.random.Generator, *, alpha: Positive, min_size: Count = 1
-) -> list[Indices]:
+) -> Parts:
     """For each label in ascending order: shuffle its samples, draw p ~ Dir(alpha, ..., alpha), cut by p.
 
     The papers draw again while a client has too few samples, which need not end. Here the law is drawn once,
@@ -24,10 +24,12 @@ def split(
     """
     check_enough(len(targets), clients, min_size)
     labels = labels_of(targets, "dirichlet")
-    parts: list[list[Indices]] = [[] for _ in range(clients)]
+    members_of, owners_of = [], []
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
         shares = dirichlet_shares(alpha, clients, generator)
-        for part, piece in zip(parts, cut_by_shares(members, shares), strict=True):
-            part.append(piece)
-    return topped_up([np.concatenate(part) for part in parts], min_size, generator)
+        members_of.append(members)
+        owners_of.append(np.repeat(np.arange(clients), cut_by_shares(members, shares).sizes))
+    owners = np.concatenate(owners_of)
+    order: Indices = np.concatenate(members_of)[np.argsort(owners, kind="stable")]
+    return topped_up(Parts.of_sizes(order, np.bincount(owners, minlength=clients)), min_size, generator)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from fl_core.partitions import Indices, check_enough
+from fl_core.partitions import Parts, check_enough
 
 
-def split(targets: Tensor, clients: int, generator: np.random.Generator) -> list[Indices]:
+def split(targets: Tensor, clients: int, generator: np.random.Generator) -> Parts:
     """A random permutation cut into `clients` equal pieces."""
     check_enough(len(targets), clients)
-    return [np.sort(part) for part in np.array_split(generator.permutation(len(targets)), clients)]
+    return Parts.even(generator.permutation(len(targets)), clients).ascending()

@@ -6,12 +6,12 @@ import numpy as np
 from torch import Tensor
 
 from fl_core.options import Count, Positive
-from fl_core.partitions import Indices, check_enough, cut_by_shares, dirichlet_shares, topped_up
+from fl_core.partitions import Parts, check_enough, cut_by_shares, dirichlet_shares, topped_up
 
 
 def split(
     targets: Tensor, clients: int, generator: np.random.Generator, *, alpha: Positive, min_size: Count = 1
-) -> list[Indices]:
+) -> Parts:
     """A random permutation cut by p ~ Dir(alpha, ..., alpha) (Li et al. 2022, 2102.02079, section 4.3)."""
     check_enough(len(targets), clients, min_size)
     order = generator.permutation(len(targets))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from fl_core.partitions import Indices, check_enough, labels_of
+from fl_core.partitions import Parts, check_enough, labels_of
 
 
-def split(targets: Tensor, clients: int, generator: np.random.Generator) -> list[Indices]:
+def split(targets: Tensor, clients: int, generator: np.random.Generator) -> Parts:
     """Client i gets the i-th piece; samples of one label keep their order. Nothing is random."""
     check_enough(len(targets), clients)
     order = np.argsort(labels_of(targets, "sorted"), kind="stable")
-    return [np.sort(part) for part in np.array_split(order, clients)]
+    return Parts.even(order, clients).ascending()

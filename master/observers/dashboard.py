@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import termios
 import time
@@ -37,7 +38,8 @@ class Dashboard:
     """An observer with a screen. Use it as an asynchronous context manager around the run.
 
     `console` must be on a terminal. `on_stop` and `on_pause` are called on the event loop when q and p are
-    pressed; what they do comes back as events (Stopping, Paused, Resumed). `on_output` gets each line that
+    pressed; what they do comes back as events (Stopping, Paused, Resumed). Without `on_pause` the run belongs to
+    another process: the screen only watches it, and q leaves it alone. `on_output` gets each line that
     something else printed meanwhile; the last of them are printed again after the screen is gone.
     """
 
@@ -45,7 +47,7 @@ class Dashboard:
         self,
         console: Console,
         on_stop: Callable[[], None],
-        on_pause: Callable[[], None],
+        on_pause: Callable[[], None] | None = None,
         *,
         on_output: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
@@ -53,8 +55,8 @@ class Dashboard:
         self._console = console
         self._on_stop, self._on_pause, self._on_output = on_stop, on_pause, on_output
         self._clock = clock
-        self._state = State()
-        self._page = 0
+        self._state = State(watched=on_pause is None)
+        self._page = self._chosen = 0
         self._changed = asyncio.Event()
         self._closed = asyncio.Event()
         self._keys = KeyReader()
@@ -89,6 +91,7 @@ class Dashboard:
             self._set_size()
             stack.enter_context(live)
             stack.enter_context(self._reading_keys())
+            stack.enter_context(self._minding_size())
             self._cleanup = stack.pop_all()
         self._refresher = asyncio.create_task(self._refresh(live), name="dashboard")
         return self
@@ -112,7 +115,7 @@ class Dashboard:
             while not self._closed.is_set():
                 self._take_output()
                 state = replace(self._state, now_s=self._clock())
-                await asyncio.to_thread(self._draw, live, state, self._page)
+                await asyncio.to_thread(self._draw, live, state, self._page, self._chosen)
                 await _until(self._closed, REFRESH_S)
                 await _until(self._changed, _IDLE_REFRESH_S - REFRESH_S)
                 self._changed.clear()
@@ -120,9 +123,9 @@ class Dashboard:
             self._cleanup.close()
             print(f"the dashboard failed, the run goes on: {type(error).__name__}: {error}", file=sys.stderr)
 
-    def _draw(self, live: Live, state: State, page: int) -> None:
+    def _draw(self, live: Live, state: State, page: int, chosen: int) -> None:
         self._set_size()
-        screen = view(state, self._console.width, self._console.height, page)
+        screen = view(state, self._console.width, self._console.height, page, chosen)
         self._console.file.write(_BEGIN_FRAME)
         live.update(screen, refresh=True)
         self._console.file.write(_END_FRAME)
@@ -172,6 +175,16 @@ class Dashboard:
             loop.remove_reader(0)
             termios.tcsetattr(0, termios.TCSADRAIN, before)
 
+    @contextlib.contextmanager
+    def _minding_size(self) -> Iterator[None]:
+        """A terminal that changes its size is drawn anew at once."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGWINCH, self._changed.set)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGWINCH)
+
     def _read_keys(self) -> None:
         received = os.read(0, 1024)
         if not received:  # the terminal is gone
@@ -184,12 +197,21 @@ class Dashboard:
         match key:
             case "q":
                 self._on_stop()
-            case "p":
+            case "p" if self._on_pause is not None:
                 self._on_pause()
-            case "right" | "down" | " ":
+            case "right" | " ":
                 self._page += 1
-            case "left" | "up":
+            case "left":
                 self._page -= 1
+            case "up" | "down":
+                self._turn(-1 if key == "up" else 1)
+
+    def _turn(self, by: int) -> None:
+        """Another of the runs under way; with one alone, another page."""
+        if sum(run.ended is None for run in self._state.runs.values()) > 1:
+            self._chosen += by
+        else:
+            self._page += by
 
 
 async def _until(happened: asyncio.Event, at_most_s: float) -> None:

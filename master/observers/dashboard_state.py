@@ -97,6 +97,7 @@ class WorkerView:
     tasks: int = 0  # finished in this session
     marks: tuple[tuple[float, int], ...] = ()  # (time_s, tasks) at the last statuses
     memory_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
     sent_bytes: int | None = None
     received_bytes: int | None = None
     last_heard_s: float | None = None
@@ -130,13 +131,14 @@ class State:
     paused: bool = False
     stopping: str | None = None
     waiting_tasks: int | None = None  # tasks that wait while no worker lives
+    warnings: int = 0  # so far
+    watched: bool = False  # from elsewhere: nothing can be stopped or paused from here
 
-    @property
-    def current(self) -> RunView | None:
-        """The last run that started and has not ended; else the one that ended last."""
+    def current(self, chosen: int = 0) -> RunView | None:
+        """Of the runs under way the last that started, or one of the others by `chosen`; else what ended last."""
         under_way = [run for run in self.runs.values() if run.ended is None]
         if under_way:
-            return under_way[-1]
+            return under_way[(-1 + chosen) % len(under_way)]
         ended = [(run.ended.time_s, run) for run in self.runs.values() if run.ended is not None]
         return max(ended, key=lambda pair: pair[0])[1] if ended else None
 
@@ -147,6 +149,8 @@ def fold(state: State, event: Event) -> State:
     rule = _RULES.get(type(event))
     if rule is not None:
         state = rule(state, event)
+    if _kind(event) == "warning":
+        state = replace(state, warnings=state.warnings + 1)
     text = None if isinstance(event, CheckpointSaved) else describe(event)  # one a round would hide the rest
     return state if text is None else log(state, event.time_s, text, _kind(event))
 
@@ -189,7 +193,17 @@ def _run_finished(state: State, event: RunFinished) -> State:
     # a long sweep must not keep the curves of every run it did
     kept = {name: replace(run, series={}) if run.ended else run for name, run in state.runs.items()}
     kept[event.run] = replace(view, ended=event, metrics={**view.metrics, **event.summary})
-    return replace(state, runs=kept)
+    state = replace(state, runs=kept)
+    return state if any(run.ended is None for run in kept.values()) else _at_rest(state)
+
+
+def _at_rest(state: State) -> State:
+    """No run is under way: nobody works, and what was to stop has stopped."""
+    resting = {
+        name: replace(worker, busy=0, state="idle" if worker.state == "working" else worker.state)
+        for name, worker in state.workers.items()
+    }
+    return replace(state, workers=resting, stopping=None)
 
 
 def _round_started(state: State, event: RoundStarted) -> State:
@@ -247,6 +261,7 @@ def _worker_status(state: State, event: WorkerStatus) -> State:
             busy=event.busy,
             state=event.state,
             memory_bytes=event.memory_bytes,
+            gpu_memory_bytes=event.gpu_memory_bytes,
             sent_bytes=event.sent_bytes,
             received_bytes=event.received_bytes,
             last_heard_s=event.last_heard_s,

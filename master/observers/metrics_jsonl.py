@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from master.events import Event, TaskFinished, decode, encode
 from master.observers.round_records import RoundRecords
 from protocol.errors import InputError
@@ -31,7 +33,7 @@ class JsonLines:
 
     def write(self, record: Mapping[str, Any], *, flush: bool = True) -> None:
         """Append one object. Without `flush` it may wait in memory for the next one."""
-        self._buffer.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self._buffer.append(_line(record))
         if flush or len(self._buffer) >= 256:
             self.flush()
 
@@ -58,6 +60,19 @@ class JsonLines:
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
                 os.close(descriptor)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    try:
+        line = _ENCODER.encode(record)
+    except (TypeError, OverflowError):  # what only Python's json knows: integers of any size
+        line = b"null"
+    if b"null" in line:  # it is a None, or nan or inf, for which Python's json has words
+        line = json.dumps(record, separators=(",", ":")).encode()
+    return line + b"\n"
+
+
+_ENCODER = msgspec.json.Encoder()  # ten times as fast as Python's
 
 
 class MetricsLog:

@@ -48,10 +48,12 @@ _LAST = ("round_s", "elapsed_s")
 
 def round_line(round_number: int, rounds: int, metrics: Metrics) -> str:
     """One round as `name value` pairs, two blanks apart."""
+    return "  ".join([f"round {round_number}/{rounds}", *_pairs(metrics)])
+
+
+def _pairs(metrics: Metrics) -> list[str]:
     middle = [name for name in metrics if name not in ORDER and name not in _LAST and name != "round"]
-    names = [name for name in (*ORDER, *middle, *_LAST) if name in metrics]
-    pairs = [f"{name} {number(metrics[name])}" for name in names]
-    return "  ".join([f"round {round_number}/{rounds}", *pairs])
+    return [f"{name} {number(metrics[name])}" for name in (*ORDER, *middle, *_LAST) if name in metrics]
 
 
 def describe(event: Event) -> str | None:
@@ -72,8 +74,7 @@ def _started(event: RunStarted) -> str:
 
 def _finished(event: RunFinished) -> str:
     why = f": {event.text}" if event.text else ""
-    pairs = "".join(f"  {name} {number(value)}" for name, value in event.summary.items())
-    return f"run {event.run} {event.reason}{why}{pairs}"
+    return "  ".join([f"run {event.run} {event.reason}{why}", *_pairs(event.summary)])
 
 
 def _arrived(event: WorkerJoined | WorkerReturned) -> str:
@@ -101,17 +102,23 @@ _DESCRIPTIONS: dict[type, Callable[..., str]] = {
 class TextLog:
     """Writes lines to `stream`, flushed one by one. `timestamps` puts the local time before each.
 
-    Lines of a run are marked with its name while several are under way. `close` leaves the stream open.
+    Lines of a run are marked with its name while several are under way; with `run`, what concerns another run is left
+    out. `close` leaves the stream open.
     """
 
-    def __init__(self, stream: TextIO, *, timestamps: bool = False, checkpoints: bool = True) -> None:
+    def __init__(
+        self, stream: TextIO, *, timestamps: bool = False, checkpoints: bool = True, run: str | None = None
+    ) -> None:
         self._stream = stream
+        self._run = run
         self._timestamps = timestamps
         self._checkpoints = checkpoints
         self._runs: dict[str, tuple[RunStarted, RoundRecords]] = {}
 
     def observe(self, event: Event) -> None:
         """Write what `event` has to say, if anything."""
+        if self._run is not None and getattr(event, "run", self._run) != self._run:
+            return
         if isinstance(event, RunStarted):
             self._runs[event.run] = (event, RoundRecords(event.run))
         several = len(self._runs) > 1

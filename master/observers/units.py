@@ -45,4 +45,6 @@ def duration(seconds_s: float) -> str:
 
 def printable(text: str) -> str:
     """One line without control characters, so that no name or traceback can move the cursor."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else " " for character in text)

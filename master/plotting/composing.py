@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from master.flctl.conditions import check_key, natural
@@ -19,6 +20,7 @@ from master.plotting.curves import (
     in_order,
     template,
 )
+from master.plotting.derived import Derived
 from master.plotting.metric_words import words
 from master.plotting.overlays import Overlay, read_overlay
 from protocol.errors import InputError
@@ -40,18 +42,20 @@ def compose(runs: Sequence[StoredRun], options: PlotOptions) -> tuple[list[Panel
     label = template(options.label, everyone) if options.label else _automatic(groups, options.by)
     overlays = [o for text in options.overlay for o in read_overlay(text, options.overlay_x_scale)]
     notes: list[str] = []
-    subtract = _subtracted(runs, options)
+    ys = tuple(_less(y, options.subtract) for y in options.y)
+    least = _least(runs, (options.x, *ys), options.data_root)
     panels = []
-    for y in options.y:
+    for y in ys:
         for (title, _), found in zip(facets, groups, strict=True):
             panel = Panel(options.x, y, title=title)
-            panel.curves.extend(_measured(found, label, options, y, subtract))
+            panel.curves.extend(_measured(found, label, options, y, least))
             if options.theory:
                 panel.curves.extend(_theory(found, panel, options, notes))
             panel.curves.extend(_overlays_of(overlays, panel))
             panels.append(panel)
+    notes += _unplaced(overlays, panels)
     if len(facets) == 1:
-        return panels, -(-len(panels) // 2) if len(panels) > 2 else 1, notes
+        return panels, 2 if len(panels) == 4 else -(-len(panels) // _WIDEST), notes
     rows = len(options.y) if len(options.y) > 1 else -(-len(facets) // _WIDEST)
     return panels, rows, notes
 
@@ -73,10 +77,10 @@ def _automatic(groups: Sequence[Sequence[Group]], by: str | None) -> Label:
 
 
 def _measured(
-    groups: Sequence[Group], label: Label, options: PlotOptions, y: str, subtract: dict[str, float]
+    groups: Sequence[Group], label: Label, options: PlotOptions, y: str, least: dict[str, float]
 ) -> list[Curve]:
     band: Band = options.band
-    curves = [curve(group, label(group), options.x, y, band, subtract) for group in groups]
+    curves = [curve(group, label(group), options.x, y, band, least) for group in groups]
     seen: dict[str, int] = {}
     for found in curves:
         seen[found.label] = seen.get(found.label, 0) + 1
@@ -89,19 +93,28 @@ def _measured(
     return curves
 
 
-def _subtracted(runs: Sequence[StoredRun], options: PlotOptions) -> dict[str, float]:
-    if options.subtract is None:
-        return {}
-    if options.subtract == "f*":
-        if options.y != ("f",):
-            raise InputError("--subtract f* is for -y f alone")
-        from master.plotting.theory import least_value
+def _less(y: str, subtract: str | None) -> str:
+    """The metric with what --subtract takes off it."""
+    if subtract is None:
+        return y
+    if subtract == "f*" and y not in ("f", "f-f*"):
+        raise InputError(f"--subtract f* is for -y f alone, not for {y}")
+    found = y if Derived.of(y).less else f"{y}-{subtract}"
+    if not Derived.of(found).less:
+        raise InputError(f"--subtract {subtract}: must be a number or f*")
+    return found
 
-        return {run.name: least_value(run, options.data_root) for run in runs}
-    try:
-        return dict.fromkeys((run.name for run in runs), float(options.subtract))
-    except ValueError:
-        raise InputError(f"--subtract {options.subtract}: must be a number or f*") from None
+
+def _least(runs: Sequence[StoredRun], metrics: Sequence[str], root: Path | None) -> dict[str, float]:
+    """f* by run, if a metric needs it."""
+    gaps = [metric for metric in metrics if Derived.of(metric).is_gap]
+    if not gaps:
+        return {}
+    if wrong := [metric for metric in gaps if Derived.of(metric).base != "f"]:
+        raise InputError(f"{wrong[0]}: f* is the least value of f; take f-f*")
+    from master.plotting.theory import least_value
+
+    return {run.name: least_value(run, root) for run in runs}
 
 
 def _theory(groups: Sequence[Group], panel: Panel, options: PlotOptions, notes: list[str]) -> list[Curve]:
@@ -110,7 +123,7 @@ def _theory(groups: Sequence[Group], panel: Panel, options: PlotOptions, notes: 
     found = []
     for group, measured in zip(groups, list(panel.curves), strict=True):
         try:
-            found.append(line(group, measured, panel.y, gap=options.subtract == "f*", root=options.data_root))
+            found.append(line(group, measured, panel.y, options.data_root))
         except NoLineError as reason:
             text = f"no theory line for {measured.label} ({words(panel.y).definition.split(',')[0]}): {reason}"
             if text not in notes:
@@ -120,6 +133,20 @@ def _theory(groups: Sequence[Group], panel: Panel, options: PlotOptions, notes: 
 
 def _overlays_of(overlays: Sequence[Overlay], panel: Panel) -> list[Curve]:
     return [o.curve for o in overlays if o.panel in ("", panel.title, panel.y)]
+
+
+def _unplaced(overlays: Sequence[Overlay], panels: Sequence[Panel]) -> list[str]:
+    """Of each overlay that is drawn nowhere, that it is not, and which panels there are."""
+    known = {"", *(panel.title for panel in panels), *(panel.y for panel in panels)}
+    lost: dict[str, list[str]] = {}
+    for overlay in overlays:
+        if overlay.panel not in known:
+            lost.setdefault(overlay.panel, []).append(overlay.curve.label)
+    there = ", ".join(f'"{name}"' for name in sorted(known - {""}))
+    return [
+        f'overlay {", ".join(labels)} is not drawn: it is for the panel "{panel}", and there are {there}'
+        for panel, labels in lost.items()
+    ]
 
 
 __all__ = ["compose"]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from master.flctl.conditions import check_key, natural
 from master.flctl.stored_run import StoredRun, as_words
+from master.plotting.derived import Derived, series
 from protocol.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -102,22 +103,20 @@ def in_order(groups: list[Group], key: str) -> list[Group]:
     return sorted(groups, key=place, reverse=key.startswith("-"))
 
 
-def curve(group: Group, label: str, x: str, y: str, band: Band = "std", subtract: Mapping[str, float] = {}) -> Curve:
+def curve(group: Group, label: str, x: str, y: str, band: Band = "std", least: Mapping[str, float] = {}) -> Curve:
     """The group's curve over the rounds in which all its runs measured x and y.
 
     Args:
-        subtract: run name -> what is taken off its y (f*).
+        least: run name -> f* of its problem, where x or y is f-f*.
 
     Raises:
         InputError: there is no such round.
     """
-    xs, ys = [run.series(x) for run in group.runs], [run.series(y) for run in group.runs]
+    xs, ys = ([series(run, metric, least) for run in group.runs] for metric in (x, y))
     rounds = sorted(set.intersection(*(set(series) for series in (*xs, *ys))))
     if not rounds:
         raise InputError(_nothing_in_common(group, label, x, y))
-    across = np.array([[series[t] for t in rounds] for series in xs])
-    values = np.array([[series[t] - subtract.get(run.name, 0.0) for t in rounds]
-                       for run, series in zip(group.runs, ys, strict=True)])  # fmt: skip
+    across, values = (np.array([[found[t] for t in rounds] for found in measured]) for measured in (xs, ys))
     several = len(values) > 1
     with np.errstate(invalid="ignore", over="ignore"):  # a run that diverged holds inf or NaN: its points are not drawn
         centre = np.median(values, axis=0) if band == "quantiles" else values.mean(axis=0)
@@ -140,7 +139,7 @@ def _band(values: Floats, centre: Floats, band: Band) -> tuple[Floats | None, Fl
 
 
 def _nothing_in_common(group: Group, label: str, x: str, y: str) -> str:
-    for metric in (x, y):
+    for metric in (Derived.of(name).base for name in (x, y)):
         lacking = [run for run in group.runs if not run.series(metric)]
         if lacking:
             measured = ", ".join(lacking[0].last) or "nothing yet"

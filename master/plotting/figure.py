@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +18,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from master.plotting.curves import Curve, Floats, Panel, finite, spans_decades
 from master.plotting.legend import end_labels, ends_together, legend_below
-from master.plotting.metric_words import words
+from master.plotting.metric_words import is_share, words
 from master.plotting.style import COLOURS, DASHES, GREY, INK, OVERLAY_MARKERS, RC
 
+_LONGEST_LABEL = 28
+"""Characters of a y-axis' label on one line."""
 FORMATS = (".pdf", ".png", ".svg")
 Legend = Literal["auto", "ends", "inside", "below", "none"]
 
@@ -35,7 +38,6 @@ class Look:
     size: tuple[float, float] | None = None  # inches, of the whole figure
     xlim: tuple[float, float] | None = None
     ylim: tuple[float, float] | None = None
-    minus: str = ""  # what was subtracted from y, for its label
     names_theory: bool = True  # whether the legend names theory lines; of several a note in the corner tells
 
 
@@ -62,7 +64,7 @@ def draw(panels: Sequence[Panel], rows: int, look: Look) -> Figure:
         beside = [
             c for p in panels if p.y == panel.y and (shared or p is panel) for c in p.curves if c.kind != "theory"
         ]
-        logy = spans_decades(beside) if look.logy is None else look.logy
+        logy = spans_decades(beside) and not is_share(panel.y) if look.logy is None else look.logy
         logs.append(logy)
         _draw_panel(axes, panel, look, _floor(beside) if logy else None, colours)
         _limit(axes, panel, beside, look, logy)
@@ -97,7 +99,7 @@ def _draw_panel(axes: Axes, panel: Panel, look: Look, floor: float | None, colou
     overlays = 0
     for curve in panel.curves:
         if curve.kind == "runs":
-            _draw_runs(axes, curve, colours[curve.label], floor)
+            _draw_runs(axes, curve, colours[curve.label], floor, look.xlim)
         elif curve.kind == "theory":
             colour = COLOURS[colours[curve.beside] % len(COLOURS)] if curve.beside in colours else GREY
             named = curve.label if look.names_theory else None
@@ -107,7 +109,9 @@ def _draw_panel(axes: Axes, panel: Panel, look: Look, floor: float | None, colou
             overlays += 1
 
 
-def _draw_runs(axes: Axes, curve: Curve, index: int, floor: float | None) -> None:
+def _draw_runs(
+    axes: Axes, curve: Curve, index: int, floor: float | None, xlim: tuple[float, float] | None = None
+) -> None:
     colour, dashes = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
     y = _raised(curve.y, floor)
     few = len(curve.x) <= 12
@@ -120,7 +124,10 @@ def _draw_runs(axes: Axes, curve: Curve, index: int, floor: float | None) -> Non
         at_zero = np.flatnonzero(curve.y <= 0)
         at_zero = at_zero[:: max(1, len(at_zero) // 8)]  # a few say it
         look: Any = {"ls": "none", "marker": "v", "ms": 3.5, "mfc": "white", "mec": colour, "mew": 0.8}
-        axes.plot(curve.x[at_zero], y[at_zero], zorder=3.5, clip_on=False, **look)
+        # Whole at the edge of the axes, and so left out beyond: what is not clipped would push the layout apart.
+        within = at_zero if xlim is None else at_zero[(curve.x[at_zero] >= xlim[0]) & (curve.x[at_zero] <= xlim[1])]
+        if len(within):
+            axes.plot(curve.x[within], y[within], zorder=3.5, clip_on=False, **look)
 
 
 def _draw_overlay(axes: Axes, curve: Curve, number: int, colours: dict[str, int], floor: float | None) -> None:
@@ -213,7 +220,15 @@ def _name_axes(grid: Any, panels: Sequence[Panel], look: Look, logs: Sequence[bo
         if below is None or below.x != panel.x:
             axes.set_xlabel(_axis_label(panel.x, axes.get_xlim()[1], bool(look.logx)))
         if column == 0 or panels[position - 1].y != panel.y:
-            axes.set_ylabel(_axis_label(panel.y, axes.get_ylim()[1], logy) + look.minus)
+            label = _axis_label(panel.y, axes.get_ylim()[1], logy)
+            axes.set_ylabel(_folded(label))
+
+
+def _folded(label: str) -> str:
+    """A long label on two lines, at a comma if it has one."""
+    if "$" in label or len(label) <= _LONGEST_LABEL:
+        return label
+    return label.replace(", ", ",\n", 1) if ", " in label else textwrap.fill(label, _LONGEST_LABEL)
 
 
 def _axis_label(metric: str, largest: float, log: bool) -> str:

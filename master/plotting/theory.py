@@ -19,6 +19,7 @@ from fl_core.theory.setting import Setting
 from fl_core.theory.step_size import solved_constants, theoretical
 from master.flctl.stored_run import StoredRun
 from master.plotting.curves import Curve, Group
+from master.plotting.derived import Derived
 from protocol.errors import InputError
 
 _ROOT_OF = ("distance", "grad_norm")
@@ -36,21 +37,23 @@ class NoLineError(Exception):
     """There is no line; the text says why."""
 
 
-def line(group: Group, measured: Curve, y: str, *, gap: bool, root: Path | None) -> Curve:
+def line(group: Group, measured: Curve, y: str, root: Path | None) -> Curve:
     """The theorem's slope beside a measured curve.
 
     Args:
-        y: the metric; gap: f* is subtracted from it.
+        y: the metric that is drawn.
         root: where the data set lies, if it has to be read.
 
     Raises:
         NoLineError: no theorem covers the experiment, or it says nothing about this metric.
     """
-    if y not in _ROOT_OF and not (y == "f" and gap):
-        raise NoLineError("theorems here speak of distance, grad_norm and f - f*; take -y f --subtract f* for the last")
+    base, less, is_squared = Derived.of(y)
+    falls_as_v = y == "f-f*" or (is_squared and base in _ROOT_OF and not less)
+    if y not in _ROOT_OF and not falls_as_v:
+        raise NoLineError("theorems here speak of distance, grad_norm, their squares and f-f*")
     rates = [rate(run, root) for run in group.runs]
     factor, name = max(rates)  # the slowest of the seeds' problems
-    per_round = factor if gap else factor**0.5
+    per_round = factor if falls_as_v else factor**0.5
     rounds = measured.rounds - measured.rounds[0]
     values = measured.y[0] * np.power(per_round, rounds)
     label = f"{name}, ×{per_round:.4g} a round"
@@ -72,7 +75,7 @@ def least_value(run: StoredRun, root: Path | None) -> float:
     """f* of the run's problem. InputError: it is not known."""
     constants = _constants(_session(run, root))
     if constants.f_star is None:
-        raise InputError(f"--subtract f*: f* of run {run.name} is not known (no unique or computable minimiser)")
+        raise InputError(f"f-f*: f* of run {run.name} is not known (no unique or computable minimiser)")
     return constants.f_star
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.bare import BareLoop
-from benchmarks.ours import TreeMemory
+from benchmarks.bare import BareLoop, BareProcess, rate
+from benchmarks.ours import ROOT, TreeMemory, own_s
 from benchmarks.workloads import WORKLOADS
 from fl_core.execution.cohort import CohortRunner, CohortWork, decode
 from fl_core.experiment.reading import read_experiments
@@ -42,3 +42,43 @@ def test_the_memory_of_a_tree_counts_this_process() -> None:
     while watch.peak == 0 and time.monotonic() < deadline:
         os.sched_yield()
     assert watch.stop() > 50_000_000
+
+
+def test_the_bare_loop_counts_the_clients_it_ran() -> None:
+    """Its rate is clients over time, also where a whole round would take too long: ten times as long is no faster."""
+    loop = BareLoop(WORKLOADS["Q100"])
+    ran: list[int] = []
+    client = loop.client
+
+    def counted(inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        ran.append(1)
+        client(inputs, targets)
+
+    loop.client = counted  # type: ignore[method-assign]
+    started = time.perf_counter()
+    found = rate(loop, 0.2)
+    took_s = time.perf_counter() - started
+    assert (len(ran) - 1) / took_s <= found <= 1.5 * len(ran) / 0.2
+
+
+def test_a_bare_process_waits_between_measurements() -> None:
+    """It is asked twice, and is gone afterwards."""
+    with BareProcess(WORKLOADS["Q100"], ROOT) as bare:
+        assert bare.rate(0.05) > 0
+        assert bare.rate(0.05) > 0
+        assert bare.peak_bytes > 50_000_000
+    assert bare._process.returncode is not None
+
+
+def test_what_a_round_costs_beside_its_tasks() -> None:
+    """From end to end, without the time in which its tasks computed; the first round has no end before it."""
+    events = [
+        {"event": "TaskFinished", "seconds_s": 9.0},
+        {"event": "RoundFinished", "time_s": 10.0},
+        {"event": "RoundStarted", "time_s": 10.0},
+        {"event": "TaskFinished", "seconds_s": 0.5},
+        {"event": "TaskFinished", "seconds_s": 0.25},
+        {"event": "RoundFinished", "time_s": 11.0},
+        {"event": "RoundFinished", "time_s": 11.5},
+    ]
+    assert own_s(events) == [0.25, 0.5]

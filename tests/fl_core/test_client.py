@@ -295,3 +295,24 @@ def test_omega_of_the_uplink() -> None:
     assert client(compressor=RandK(k=2)).omega == D / 2 - 1
     with pytest.raises(ExperimentError, match=r"\[uplink\] name: is biased"):
         _ = client(compressor=TopK(k=2)).omega
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_steps_in_place_are_the_steps_one_by_one(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short way of plain SGD ends in the bits of the long one, with the same losses and pseudo-gradients."""
+    work = LocalWork(estimator(steps), SGD, Identity(), SEED)
+    replica = Oracle(nn.Linear(D, 1).double(), loss("mse"), None, torch.float64)
+    x0, y = torch.randn(2, D + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = []
+    replica.gradient(x0, *shard(3))  # from now on it knows that it may
+    for short in (True, False):
+        if not short:
+            monkeypatch.setattr(Oracle, "can_descend", lambda *_: False)
+        each = Client(3, ROUND, shard(3), None, work, replica)
+        assert replica.can_descend(x0.clone()) is short
+        x = each.run(Algorithm(), x0, None)
+        g = each.pseudo_gradient(x0, x)
+        found.append((x, g, each.pseudo_gradient_at(y), torch.tensor([each.loss_sum, each.loss_count])))
+        assert each.oracle_calls == each.loss_count == 2 * 4 * steps - 2 * 2 * (steps // 3)
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)

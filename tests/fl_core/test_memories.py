@@ -72,10 +72,10 @@ def test_what_is_kept_is_a_copy() -> None:
 def test_state_and_restore() -> None:
     """A checkpoint of the memories brings all of them back; before any round it is empty."""
     kept, other = memories(), memories()
-    assert kept.state() == {}
+    assert kept.state().tensors == {}
     kept.commit((8,), rows(1, 1.0))
     kept.commit((2,), rows(1, 4.0))
-    saved = kept.state()
+    saved = kept.state().tensors
     assert saved["#clients"].tolist() == [2, 8]
     other.commit((5,), rows(1, 9.0))
     other.restore(saved)
@@ -84,14 +84,14 @@ def test_state_and_restore() -> None:
         assert torch.equal(stack, other.gather((2, 8, 1))[name])
         assert stack.dtype == other.gather((2, 8, 1))[name].dtype
     other.restore({})
-    assert other.state() == {}
+    assert other.state().tensors == {}
 
 
 def test_a_method_without_memory_keeps_nothing() -> None:
     """No declared field, no entry per client."""
     kept = ClientMemories({}, 3, torch.float32)
     kept.commit((1, 2), {})
-    assert kept.state() == {}
+    assert kept.state().tensors == {}
     assert kept.gather((1, 2)) == {}
 
 
@@ -99,6 +99,6 @@ def test_a_field_may_be_called_clients() -> None:
     """The saved ids have a name that no field can have, so neither overwrites the other."""
     before, after = (ClientMemories({"clients": zeros()}, 2, torch.float32) for _ in range(2))
     before.commit((4, 7), {"clients": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
-    after.restore(before.state())
+    after.restore(before.state().tensors)
     assert after.gather((4, 7))["clients"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
-    assert after.state()["#clients"].tolist() == [4, 7]
+    assert after.state().tensors["#clients"].tolist() == [4, 7]

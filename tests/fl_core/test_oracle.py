@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fl_core.errors import PlugInError
 from fl_core.losses import loss
 from fl_core.oracle import Oracle, flatten
 from fl_core.regularizers import L2, Nonconvex, NoRegularizer
@@ -225,3 +226,102 @@ def test_flatten() -> None:
     alone.zero_()
     assert a[1, 2] == 5.0
     assert flatten([], torch.float16, "cpu").shape == (0,)
+
+
+class Unreached(nn.Module):
+    """A parameter that no output depends on, between two that matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.spare, self.last = nn.Linear(D_IN, 7), nn.Linear(3, 5), nn.Linear(7, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores `[m, 2]`."""
+        scores: Tensor = self.last(self.first(inputs).tanh())
+        return scores
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_descending_is_the_gradient_and_an_addition(dtype: torch.dtype) -> None:
+    """x after `descend` has the very bits of x - lr g, at whatever offset a parameter lies; so has g."""
+    inputs, targets = batch()
+    oracle = Oracle(Unreached(), loss("cross_entropy"), None, dtype)
+    x = point(oracle.d).to(dtype)
+    assert not oracle.can_descend(x)  # before the first gradient it does not know the model
+    for _ in range(3):
+        g, value = oracle.gradient(x, inputs.to(dtype), targets)
+        expected = x.add(g, alpha=-0.3)
+        assert oracle.can_descend(x)
+        pieces, found = oracle.descend(x, inputs.to(dtype), targets, 0.3)
+        assert torch.equal(x, expected)
+        assert torch.equal(found, value)
+        assert torch.equal(torch.cat([piece.reshape(-1) for piece in pieces]), g)
+
+
+def test_where_it_has_descended_another_point_is_not_touched() -> None:
+    """After a step in x's own memory, asking at y leaves x alone; the answers are those of a fresh oracle."""
+    inputs, targets = batch()
+    oracle, fresh = (Oracle(model(), loss("cross_entropy"), None, torch.float64) for _ in range(2))
+    x, y = point(oracle.d), point(oracle.d, 5)
+    oracle.gradient(x, inputs, targets)
+    oracle.descend(x, inputs, targets, 0.1)
+    kept = x.clone()
+    assert torch.equal(oracle.gradient(y, inputs, targets)[0], fresh.gradient(y, inputs, targets)[0])
+    assert torch.equal(x, kept)
+    assert torch.equal(oracle.outputs(x, inputs), fresh.outputs(x, inputs))
+
+
+class Clamped(nn.Linear):
+    """Writes into its own weights, from its n-th call on."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(D_IN, 2)
+        self.calls, self.after = 0, after
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores `[m, 2]`."""
+        self.calls += 1
+        if self.calls > self.after:
+            with torch.no_grad():
+                self.weight.clamp_(-0.1, 0.1)
+        return super().forward(inputs)
+
+
+def test_a_model_that_writes_into_its_parameters_does_not_descend() -> None:
+    """Its x would change under the client's hands: from the first call on it works on a copy, later it is an error."""
+    inputs, targets = batch()
+    oracle = Oracle(Clamped(0), loss("cross_entropy"), None, torch.float64)
+    x = point(oracle.d)
+    oracle.gradient(x, inputs, targets)
+    assert not oracle.can_descend(x)
+    assert torch.equal(x, point(oracle.d))
+    late = Oracle(Clamped(1), loss("cross_entropy"), None, torch.float64)
+    late.gradient(x, inputs, targets)
+    with pytest.raises(PlugInError, match="changed its own parameters"):
+        late.descend(x, inputs, targets, 0.1)
+
+
+def test_a_regularizer_is_not_passed_over() -> None:
+    """`descend` knows nothing of R, so it is not offered where there is one."""
+    oracle = Oracle(model(), loss("cross_entropy"), L2(0.3), torch.float64)
+    oracle.gradient(point(oracle.d), *batch())
+    assert not oracle.can_descend(point(oracle.d))
+
+
+class WithCache(nn.Linear):
+    """Keeps a buffer that is not there at first."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores `[m, 2]`, which depend on the client before."""
+        if not hasattr(self, "cache"):
+            self.register_buffer("cache", inputs.mean())
+        return super().forward(inputs) + self.cache
+
+
+def test_a_buffer_that_appears_later_is_refused() -> None:
+    """A buffer without a start would carry one client's data to the next."""
+    oracle = Oracle(WithCache(D_IN, 2), loss("cross_entropy"), None, torch.float64)
+    oracle.reset_buffers()
+    oracle.gradient(point(oracle.d), *batch())
+    with pytest.raises(ValueError, match="zip"):
+        oracle.reset_buffers()

@@ -20,7 +20,8 @@ def test_names_are_the_files_of_a_folder() -> None:
     assert plugins.names("model")[:3] == ["cnn", "linear", "logistic"]
     assert {"digits", "fashion-mnist"} <= set(plugins.names("dataset"))
     assert "roots" not in plugins.names("dataset")
-    assert {"by-class", "dirichlet", "iid", "quantity-skew", "shards", "sorted"} == set(plugins.names("partition"))
+    partitions = {"by-class", "dirichlet", "iid", "natural", "quantity-skew", "shards", "sorted"}
+    assert set(plugins.names("partition")) == partitions
     assert "fedavg" in plugins.names("algorithm")
     assert "identity" in plugins.names("compressor")
     assert "compressor" not in plugins.names("compressor")

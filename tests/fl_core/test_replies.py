@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fl_core.replies import CohortReplies, Replies
+from fl_core.replies import CohortReplies, FieldSums, Replies
 from fl_core.state import State
 
 
@@ -157,3 +157,52 @@ def test_one_weight_a_client() -> None:
     for weights in ([1.0], [1.0, 2.0, 3.0]):
         with pytest.raises(ValueError, match="weights for the replies of 2 clients"):
             replies([2]).sum("delta", weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("d", [1, 2, 3, 20, 4096, 4097])
+def test_a_cohort_is_summed_row_after_row(d: int, dtype: torch.dtype) -> None:
+    """In one call or client by client, short vectors or long: the same bits, a negative zero among them."""
+    source = torch.Generator().manual_seed(d)
+    for clients in (1, 7, 100):
+        rows = torch.randn(clients, d, dtype=torch.float64, generator=source).to(dtype)
+        rows[:, 0] = -0.0 if clients == 7 else rows[:, 0]
+        m = tuple(range(3, 3 + clients))
+        one_by_one = FieldSums.zeros(rows[0], ("one", "size"))
+        for row, samples in zip(rows, m, strict=True):
+            one_by_one.add_row(row, samples)
+        for kind, total in FieldSums.of_rows(rows, m, ("one", "size")).totals.items():
+            assert total.numpy().tobytes() == one_by_one.totals[kind].numpy().tobytes()
+        plain = torch.zeros(d, dtype=one_by_one.totals["one"].dtype)
+        for row in rows:
+            plain = plain + row
+        assert plain.numpy().tobytes() == one_by_one.totals["one"].numpy().tobytes()
+
+
+def test_neither_pieces_nor_threads_nor_alignment_show_in_a_sum() -> None:
+    """A vector longer than a piece, by one thread or four, its rows apart or shifted: number for number alike."""
+    d = 3 * 32768 + 5
+    source = torch.Generator().manual_seed(3)
+    wide = torch.randn(9, d + 3, generator=source)
+    expected = torch.zeros(d)
+    for row in wide[:, 1 : d + 1]:
+        expected = expected + row
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            for rows in (wide[:, 1 : d + 1], wide[:, 1 : d + 1].contiguous(), wide[:, 1 : d + 1].t().contiguous().t()):
+                total = FieldSums.of_rows(rows, (1,) * 9, ("one",)).totals["one"]
+                assert total.numpy().tobytes() == expected.numpy().tobytes()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_rows_that_are_one_row_are_added_in_order() -> None:
+    """A stack without memory of its own (stride 0) is not summed in pairs."""
+    row = torch.tensor([0.1, 0.7, 0.3])
+    expected = torch.zeros(3)
+    for _ in range(40):
+        expected = expected + row
+    total = FieldSums.of_rows(row.expand(40, 3), (1,) * 40, ("one",)).totals["one"]
+    assert total.numpy().tobytes() == expected.numpy().tobytes()

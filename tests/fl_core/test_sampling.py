@@ -114,9 +114,28 @@ def test_cohort_sizes(choice: int | str, per_round: int, size: int) -> None:
         (500, 784, 64),
         (100, 7850, 50),
         (400, 7850, 64),
-        (100, 10**6, 13),
+        (100, 10**6 - 1, 13),
+        (20, 10**6, 1),
+        (100, 10**7, 4),
     ],
 )
-def test_cohorts_of_small_models_are_large(per_round: int, d: int, size: int) -> None:
-    """What runs as one computation is cut as little as memory and two executors ask for."""
+def test_cohorts_follow_the_model(per_round: int, d: int, size: int) -> None:
+    """Of small models, which run as one computation, they are large; of large ones a client or a few."""
     assert cohort_size("auto", per_round, d) == size
+
+
+@pytest.mark.parametrize(
+    ("per_round", "d", "samples", "size"),
+    [
+        (100, 20, 12, 100),
+        (1000, 20, 12, 1000),
+        (5000, 20, 12, 1000),
+        (10, 650, 140, 10),
+        (10, 650, 1000, 5),
+        (100, 7850, 60, 50),
+        (2, 10**5, 0.5, 2),
+    ],
+)
+def test_a_round_of_little_work_is_one_task(per_round: int, d: int, samples: float, size: int) -> None:
+    """Handing out and adding up a second task would cost more than its share of the work."""
+    assert cohort_size("auto", per_round, d, samples) == size

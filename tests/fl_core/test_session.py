@@ -44,6 +44,7 @@ def test_what_local_and_uplink_say(session: MakeSession) -> None:
     assert (s.work.estimator.kind, s.work.estimator.size(7), s.work.estimator.local_steps(7)) == ("nice", 4, 4)
     assert (s.layout.d, s.layout.dtype) == (6, torch.float64)
     assert s.tau == 4
+    assert s.effort.samples == 4 * s.work.estimator.size(s.problem.shards.size(0))
     server = s.server()
     assert torch.equal(server.x, s.problem.x0)
     assert server.uplink == RandK(k=2)

@@ -11,9 +11,13 @@ import torch
 from fl_core.errors import RunError, UserCodeError
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.server import Broadcast, Round
+from fl_core.session import open_session
 from master import events
 from master.cluster import Cluster, OpenRun
 from master.dispatch_vocabulary import TaskId
+from tests.conftest import small_experiment
+
+SESSION = open_session(small_experiment())
 
 
 class Scripted:
@@ -51,13 +55,13 @@ class Scene:
     def __init__(self) -> None:
         self.told: list[events.Event] = []
         self.cluster = Cluster(self.told.append)
-        self.cluster.open_run("r", None)  # type: ignore[arg-type]  # the cluster does not look into a session
+        self.cluster.open_run("r", SESSION)
 
     def join(self, *executors: Scripted) -> None:
         for executor in executors:
             self.cluster.join(executor)
 
-    def begin(self, tasks: int, number: int = 1) -> asyncio.Task[list[CohortResult]]:
+    def begin(self, tasks: int, number: int = 1) -> asyncio.Task[list[CohortResult] | None]:
         """A round of so many cohorts, under way."""
         cohorts = tuple((k,) for k in range(tasks))
         round = Round(number, cohorts, Broadcast(number, torch.zeros(1), {}))
@@ -91,7 +95,7 @@ async def test_results_come_back_in_cohort_order(scene: Scene) -> None:
     for executor in (b, a):
         for task, attempt in reversed(executor.tasks):
             scene.cluster.result(executor, task, attempt, result(task))
-    assert [found.clients for found in await round] == [(0,), (1,), (2,), (3,)]
+    assert [found.clients for found in await round or ()] == [(0,), (1,), (2,), (3,)]
     assert scene.kinds() == ["TaskFinished"] * 4
 
 
@@ -112,7 +116,7 @@ async def test_a_result_counts_once(scene: Scene) -> None:
     ((again, later),) = b.tasks
     assert (again, later) == (second, attempt + 1)
     scene.cluster.result(b, again, later, result(again, mark=4))
-    assert [found.m for found in await round] == [(1,), (4,)]
+    assert [found.m for found in await round or ()] == [(1,), (4,)]
 
 
 async def test_a_failing_client_ends_the_round_with_its_error(scene: Scene) -> None:
@@ -146,7 +150,7 @@ async def test_a_task_that_takes_three_workers_down_is_not_tried_again(scene: Sc
         await turn()
         assert len(executor.tasks) == 1
         scene.cluster.lose(executor)
-    with pytest.raises(RunError, match=r"round 1, clients 0.*3 workers were lost"):
+    with pytest.raises(RunError, match=r"round 1, client 0 \(FedAvg\): 3 workers were lost"):
         await round
 
 
@@ -185,9 +189,28 @@ async def test_closing_a_run_ends_its_round(scene: Scene) -> None:
     round = scene.begin(1)
     await turn()
     scene.cluster.close_run("r")
-    with pytest.raises(asyncio.CancelledError):
-        await round
+    assert await round is None
     assert [task.cohort for task, _ in a.cancelled] == [0]
+
+
+async def test_a_round_can_be_given_up_from_outside(scene: Scene) -> None:
+    """Whoever waits for it gets nothing, its tasks are cancelled, the next round runs; without one it is no error."""
+    a = Scripted("a")
+    scene.join(a)
+    scene.cluster.give_up_round("r")
+    round = scene.begin(2)
+    await turn()
+    scene.cluster.give_up_round("r")
+    scene.cluster.give_up_round("r")
+    assert await round is None
+    ((given_up, attempt),) = a.tasks
+    assert [task for task, _ in a.cancelled] == [given_up]
+    following = scene.begin(1, number=2)
+    await turn()
+    scene.cluster.result(a, given_up, attempt, result(given_up, mark=1))
+    task, attempt = a.tasks[-1]
+    scene.cluster.result(a, task, attempt, result(task, mark=2))
+    assert [found.m for found in await following or ()] == [(2,)]
 
 
 async def test_a_pause_holds_tasks_back(scene: Scene) -> None:
@@ -234,5 +257,5 @@ async def test_executors_hear_of_a_run_when_it_opens(scene: Scene) -> None:
     """So that they load their data while the master begins the first round."""
     a = Scripted("a")
     scene.join(a)
-    scene.cluster.open_run("s", None)  # type: ignore[arg-type]
+    scene.cluster.open_run("s", SESSION)
     assert a.runs == ["s"]

@@ -120,6 +120,46 @@ async def test_the_reference_tells_what_a_run_tells(bench: Bench, tmp_path: Path
         assert {k: type(v) for k, v in found.items()} == {k: type(v) for k, v in expected.items()}
 
 
+@pytest.mark.parametrize("reference", [False, True])
+async def test_a_run_ends_early_as_its_file_says(bench: Bench, reference: bool) -> None:
+    """At the first evaluation at or below the threshold; it is finished, not stopped."""
+    experiment = small_experiment(rounds=50, stop={"f": 0.9 * await _first_f(bench)})
+    assert await bench.run(experiment, reference=reference) == 0
+    run = bench.finished["fedavg"]
+    values = [line["f"] for line in run.metrics]
+    assert run.summary["reason"] == "finished"
+    assert run.summary["rounds"] < 50
+    assert values[-1] <= experiment.stop["f"] < values[-2]
+
+
+async def _first_f(bench: Bench) -> float:
+    await bench.run(small_experiment(rounds=1, name="first"))
+    value: float = Finished.all_in(bench.runs)["fedavg"].metrics[0]["f"]
+    return value
+
+
+DIVERGING = """
+from algorithms.fedavg import FedAvg
+
+class Diverging(FedAvg):
+    def server_gradient(self, server, replies):
+        return super().server_gradient(server, replies) * (float("nan") if server.round == 2 else 1)
+"""
+
+
+@pytest.mark.parametrize("reference", [False, True])
+async def test_a_run_that_diverges_ends_without_an_evaluation(bench: Bench, reference: bool) -> None:
+    """NaN in a round's own metrics is enough: exit code 1, and the round is named."""
+    source = msgspec.structs.asdict(SourceFile.of("algorithm", "diverging.py", DIVERGING))
+    experiment = small_experiment(
+        rounds=50, algorithm={"name": "diverging.py"}, sources=[source], evaluate={"every": 50, "metrics": []}
+    )
+    assert await bench.run(experiment, reference=reference) == 1
+    summary = bench.finished["diverging"].summary
+    assert (summary["reason"], summary["rounds"]) == ("failed", 2)
+    assert summary["error"] == "round 2: direction_norm is NaN: the method diverges; try a smaller step size"
+
+
 async def test_a_finished_run_is_skipped_unless_it_is_to_run_again(bench: Bench) -> None:
     """By its digest: the same experiment is recognised, another seed is another run."""
     await bench.run(small_experiment())

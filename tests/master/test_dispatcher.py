@@ -12,6 +12,7 @@ from master.dispatch_vocabulary import (
     Assign,
     Cancel,
     Command,
+    CreditChanged,
     Discard,
     DispatchPaused,
     DispatchResumed,
@@ -138,6 +139,19 @@ def test_a_user_error_is_never_retried() -> None:
     assert dispatcher.handle(RoundAborted("r", 1)) == [Cancel("b", second, 1)]
     assert dispatcher.handle(RoundAborted("r", 1)) == []
     assert dispatcher.handle(ResultReceived("b", second, 1)) == [Discard("b", second, 1)]
+
+
+def test_credit_that_grows_is_used_at_once_and_credit_that_shrinks_takes_nothing_back() -> None:
+    """Of one who runs short tasks more are held; what it holds already it keeps, and it always may use its slots."""
+    dispatcher = dispatcher_with(a=1)
+    assert len(dispatcher.handle(opened(8))) == 1
+    assert dispatcher.handle(CreditChanged("a", 5)) == [Assign("a", task, 1) for task in tasks(8)[1:5]]
+    assert dispatcher.handle(CreditChanged("a", 0)) == []
+    assert dispatcher.held("a") == 5
+    for number, task in enumerate(tasks(8)[:5]):
+        handed = [c for c in dispatcher.handle(ResultReceived("a", task, 1)) if isinstance(c, Assign)]
+        assert len(handed) == (number == 4)
+    assert dispatcher.handle(CreditChanged("nobody", 3)) == []
 
 
 def test_an_abort_frees_only_its_own_run_and_credit_waits_for_the_answer() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from master.event_stream import EventStream
-from master.events import Event, Paused, Resumed, Warned, WorkerJoined, WorkerLost
+from master.events import Event, Paused, Resumed, RoundStarted, Warned, WorkerJoined, WorkerLost
 
 
 class Listener:
@@ -102,3 +103,46 @@ def test_close_closes_each_once_and_reports_a_failure_to_the_rest() -> None:
     assert [event.text for event in first.heard if isinstance(event, Warned)] == [
         "Broken failed and is left out from here on: RuntimeError: and again"
     ]
+
+
+def round_starts(number: int) -> RoundStarted:
+    """An event that comes often."""
+    return RoundStarted(time_s=float(number), run="r", round=number, clients=1, tasks=1)
+
+
+async def test_rounds_are_handed_out_together() -> None:
+    """They wait for each other, not for ever, and in order; `flush`, or an event of another kind, ends the wait."""
+    listener = Listener()
+    stream = EventStream(lambda: 9.0, wait_s=0.001)
+    stream.subscribe(listener)
+    sent: list[Event] = [round_starts(1), round_starts(2)]
+    for event in sent:
+        stream.emit(event)
+    assert listener.heard == []
+    while not listener.heard:
+        await asyncio.sleep(0)
+    assert listener.heard == sent
+    patient = EventStream(lambda: 9.0, wait_s=1e6)
+    patient.subscribe(listener)
+    listener.heard.clear()
+    patient.emit(round_starts(3))
+    patient.emit(Paused(time_s=3.5))
+    assert listener.heard == [round_starts(3), Paused(time_s=3.5)]
+    patient.emit(round_starts(4))
+    patient.flush()
+    assert listener.heard[2:] == [round_starts(4)]
+
+
+async def test_what_waits_is_for_those_who_were_there() -> None:
+    """Who leaves hears it before; who comes later does not hear it."""
+    early, late = Listener(), Listener()
+    stream = EventStream(lambda: 9.0, wait_s=1e6)
+    stream.subscribe(early)
+    stream.emit(round_starts(1))
+    stream.subscribe(late)
+    stream.emit(round_starts(2))
+    stream.unsubscribe(early)
+    stream.close()
+    assert early.heard == [round_starts(1), round_starts(2)]
+    assert late.heard == [round_starts(2)]
+    assert (early.closed, late.closed) == (1, 1)

@@ -65,7 +65,9 @@ async def results_of(cluster: Cluster, session: Session) -> list[CohortResult]:
     works = [CohortWork(1, k, cohort, {}, {}) for k, cohort in enumerate(round.cohorts)]
     cluster.open_run("r", session)
     try:
-        return await cluster.run_round("r", round, works)
+        results = await cluster.run_round("r", round, works)
+        assert results is not None
+        return results
     finally:
         cluster.close_run("r")
 

@@ -18,11 +18,12 @@ from fl_core.experiment.schema import SourceFile
 from fl_core.metrics import evaluate
 from fl_core.reference import run_reference
 from fl_core.session import Session, open_session
-from master import events, round_loop
+from master import evaluations, events
 from master.checkpoint import Checkpoint
 from master.cluster import Cluster
 from master.local_executor import LocalExecutor
-from master.round_loop import Outcome, RoundLoop
+from master.outcome import Outcome
+from master.round_loop import RoundLoop
 from tests.conftest import small_experiment
 
 pytestmark = pytest.mark.timeout(60)
@@ -168,7 +169,7 @@ class SlowEvaluation:
 async def test_a_checkpoint_waits_for_the_evaluation_before_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in between, the resumed run would not measure that round again: its line would be missing for ever."""
     evaluation = SlowEvaluation(waits_in_call=2)  # of round 1; the first is of round 0
-    monkeypatch.setattr(round_loop, "evaluate", evaluation)
+    monkeypatch.setattr(evaluations, "evaluate", evaluation)
     loop = bench.loop(open_session(small_experiment(checkpoint={"every": 1}, rounds=2)))
     running = asyncio.create_task(loop.run())
     await until(lambda: loop.rounds_done == 2)
@@ -180,10 +181,27 @@ async def test_a_checkpoint_waits_for_the_evaluation_before_it(bench: Bench, mon
     assert [saved.round for saved in bench.saved] == [1, 2, 2]
 
 
+async def test_a_checkpoint_is_saved_after_the_lines_of_its_rounds(bench: Bench) -> None:
+    """Events may wait to be written: before each checkpoint they are, those of its own round among them."""
+    flushed, saved = [0], []
+    session = open_session(small_experiment(checkpoint={"every": 2}))
+    bench.cluster.open_run("r", session)
+
+    def flush() -> None:
+        flushed.append(max(event.round for event in bench.of(events.RoundFinished)))
+
+    def save(checkpoint: Checkpoint) -> None:
+        saved.append((checkpoint.round, flushed[-1]))
+
+    await RoundLoop("r", session, bench.cluster, save, flush=flush).run()
+    assert [round for round, _ in saved] == [2, 3]
+    assert all(written >= round for round, written in saved)
+
+
 async def test_rounds_do_not_run_away_from_a_slow_evaluation(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded: a few models wait to be measured, then the rounds wait."""
     evaluation = SlowEvaluation(waits_in_call=1)
-    monkeypatch.setattr(round_loop, "evaluate", evaluation)
+    monkeypatch.setattr(evaluations, "evaluate", evaluation)
     loop = bench.loop(open_session(small_experiment(rounds=40)))
     running = asyncio.create_task(loop.run())
     await until(lambda: len(bench.of(events.RoundFinished)) >= 5)
@@ -205,7 +223,7 @@ async def test_which_round_is_the_last_does_not_depend_on_speed(
     threshold = (values[1] + values[2]) / 2
     assert values[2] < threshold < values[1]
     evaluation = SlowEvaluation(waits_in_call=slow_call)
-    monkeypatch.setattr(round_loop, "evaluate", evaluation)
+    monkeypatch.setattr(evaluations, "evaluate", evaluation)
     experiment = msgspec.structs.replace(session.experiment, stop={"f": threshold})
     running = asyncio.create_task(bench.loop(replace(session, experiment=experiment)).run())
     await until(lambda: len(bench.of(events.RoundFinished)) >= slow_call)
@@ -216,7 +234,7 @@ async def test_which_round_is_the_last_does_not_depend_on_speed(
 
 async def test_a_metric_that_is_not_a_number_fails_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It diverges: no round after that means anything, and the exit code must not say that all is well."""
-    monkeypatch.setattr(round_loop, "evaluate", lambda *arguments: {"f": float("nan")})
+    monkeypatch.setattr(evaluations, "evaluate", lambda *arguments: {"f": float("nan")})
     outcome = await bench.loop(open_session(small_experiment(rounds=200))).run()
     assert outcome.reason == "failed"
     assert "round 0: f is NaN" in outcome.text
@@ -229,7 +247,7 @@ async def test_an_evaluation_that_raises_costs_its_metrics_only(bench: Bench, mo
     def refuse(*arguments: Any) -> dict[str, float]:
         raise RuntimeError("the test set has another shape")
 
-    monkeypatch.setattr(round_loop, "evaluate", refuse)
+    monkeypatch.setattr(evaluations, "evaluate", refuse)
     outcome = await bench.loop(open_session(small_experiment())).run()
     assert (outcome.reason, outcome.rounds) == ("finished", 3)
     assert [event.metrics for event in bench.of(events.Evaluated)] == [{}] * 4

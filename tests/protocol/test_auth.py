@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import itertools
 
@@ -14,14 +15,20 @@ from protocol.states import Role
 
 def test_a_proof_is_hmac_sha256_over_label_and_transcript() -> None:
     """The construction, spelled out."""
-    expected = hmac.new(b"key", b"flspan 1|master|" + b"conversation", "sha256").digest()
+    key = hashlib.sha256(b"key").digest()
+    expected = hmac.new(key, b"flspan 1|master|" + b"conversation", "sha256").digest()
     assert auth.proof(b"key", Role.MASTER, b"conversation") == expected
     auth.check_proof(expected, b"key", Role.MASTER, b"conversation")
 
 
 @pytest.mark.parametrize(
     ("secret", "role", "conversation"),
-    [(b"other", Role.MASTER, b"conversation"), (b"key", Role.WORKER, b"conversation"), (b"key", Role.MASTER, b"")],
+    [
+        (b"other", Role.MASTER, b"conversation"),
+        (b"key\0", Role.MASTER, b"conversation"),
+        (b"key", Role.WORKER, b"conversation"),
+        (b"key", Role.MASTER, b""),
+    ],
 )
 def test_any_other_secret_role_or_conversation_is_refused(secret: bytes, role: Role, conversation: bytes) -> None:
     """A proof holds for its own secret, role and conversation only; the error says what to do."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.heartbeat import Heartbeat
+from protocol.heartbeat import Heartbeat, Progress
 
 
 def test_a_silent_peer_is_dead_after_the_limit_and_not_before() -> None:
@@ -29,3 +29,18 @@ def test_while_we_do_not_read_the_peer_cannot_die() -> None:
         heartbeat.not_listening(float(now))
         assert not heartbeat.is_dead(float(now))
     assert [heartbeat.is_dead(59.0 + beat) for beat in range(1, 6)] == [False] * 4 + [True]
+
+
+def test_a_message_that_drips_is_stuck_and_one_that_flows_is_not() -> None:
+    """Below the least rate for the whole time, a message that is due is stuck; above it, or when none is due, not."""
+    for rate, is_due, expected in ((50, True, True), (150, True, False), (50, False, False)):
+        progress = Progress(100.0, 30.0, 0.0)
+        found = [progress.is_stuck(float(t), rate * t, is_due) for t in range(1, 200)]
+        assert any(found) is expected
+        assert found.index(True) + 1 == 30 if expected else True
+
+
+def test_time_in_which_nobody_read_is_not_held_against_a_message() -> None:
+    """Each look at which this side was not reading begins the time anew."""
+    progress = Progress(100.0, 30.0, 0.0)
+    assert not any(progress.is_stuck(float(t), 0, t % 20 != 0) for t in range(1, 200))

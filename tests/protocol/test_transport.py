@@ -17,6 +17,7 @@ from protocol import messages as m
 from protocol.connection import Connection
 from protocol.errors import AuthenticationError, ConnectionLostError, InputError, ProtocolError
 from protocol.fields import TensorSpec
+from protocol.link import Memory
 from protocol.states import Role
 
 pytestmark = pytest.mark.net
@@ -344,6 +345,19 @@ async def test_heartbeats_keep_an_idle_link(wire: Any) -> None:
         assert link.over is None
         assert link.last_heard_s < QUICK.dead_after_s
         assert link.round_trip_s is not None
+
+
+async def test_memory_comes_with_the_heartbeat(wire: Any) -> None:
+    """What the worker's owner says of its memory is known at the other end, and nothing where nobody says anything."""
+
+    async def worker(link: Link) -> None:
+        link.own_memory = lambda: Memory(1 << 30, 7)
+        await hold(link)
+
+    async with linked(wire, worker, QUICK) as link:
+        assert link.peer_memory == Memory(None, None)
+        await until(lambda: link.round_trip_s is not None)
+        assert link.peer_memory == Memory(1 << 30, 7)
 
 
 async def test_a_peer_that_takes_nothing_is_cut_by_send_soon(wire: Any) -> None:

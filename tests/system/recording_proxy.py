@@ -1,4 +1,4 @@
-"""A proxy on loopback that keeps what a worker sends to its master."""
+"""A proxy on loopback that keeps what a worker and its master send to each other."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 
 class RecordingProxy:
-    """Between master and worker: passes all bytes on, unchanged, and keeps those that come from the worker."""
+    """Between master and worker: passes all bytes on, unchanged; keeps what the worker says and what it hears."""
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.streams: list[bytearray] = []
+        self.heard: list[bytearray] = []
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -47,11 +48,12 @@ class RecordingProxy:
             for end in (master, worker):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small frames wait for each other
             self.streams.append(bytearray())
-            self._start(self._join, master, worker, self.streams[-1])
+            self.heard.append(bytearray())
+            self._start(self._join, master, worker, self.streams[-1], self.heard[-1])
 
-    def _join(self, master: socket.socket, worker: socket.socket, kept: bytearray) -> None:
+    def _join(self, master: socket.socket, worker: socket.socket, kept: bytearray, heard: bytearray) -> None:
         with master, worker:
-            up = threading.Thread(target=_pump, args=(master, worker, bytearray()), daemon=True)
+            up = threading.Thread(target=_pump, args=(master, worker, heard), daemon=True)
             up.start()
             _pump(worker, master, kept)
             up.join()

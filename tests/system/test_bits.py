@@ -81,7 +81,10 @@ def frames(stream: bytes) -> list[tuple[dict[str, Any], int]]:
 
 
 def reply_bits(stream: bytes) -> dict[int, int]:
-    """Round -> bits of the clients' replies in it: their payloads and plain fields, not their memories."""
+    """Round -> bits of the clients' replies in it: their payloads and plain fields, not their memories.
+
+    Where the worker has added up what a cohort's clients sent whole, each of them sent as much as the sum is long.
+    """
     bits: dict[int, int] = defaultdict(int)
     for header, body_bytes in frames(stream):
         message, buffers = header["m"], header.get("b", [])
@@ -93,6 +96,10 @@ def reply_bits(stream: bytes) -> dict[int, int]:
         for index, (name, buffer) in enumerate(zip(names, buffers, strict=True)):
             if index < coded or name.startswith("reply/"):
                 bits[message["round"]] += 8 * buffer["nbytes"]
+        for summed in message.get("sums", []):  # float32, whose sums are as wide as what was added
+            assert summed["dtype"] == "float32"
+            place = names.index(f"sum/{summed['weightings'][0]}/{summed['name']}")
+            bits[message["round"]] += 8 * buffers[place]["nbytes"] * len(message["clients"])
     return bits
 
 
@@ -108,8 +115,8 @@ async def test_bits_up_are_the_bytes_that_came(
     measured = {line["round"]: line["bits_up"] for line in master.run.metrics if line["round"] > 0}
     came = reply_bits(bytes(stream))
     assert measured == {round: sum(came[r] for r in range(1, round + 1)) for round in (1, 2, 3)}
-    last = master.run.metrics[-1]
-    assert last["bits_up"] / 8 < last["wire_bytes_received"] <= len(stream)
+    bodies = sum(body_bytes for _, body_bytes in frames(bytes(stream)))
+    assert bodies < master.run.metrics[-1]["wire_bytes_received"] <= len(stream)
 
 
 async def test_compression_saves_what_it_says(

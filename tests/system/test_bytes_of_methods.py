@@ -73,8 +73,10 @@ def sweep(pairs: list[tuple[str, str]], name: str = "bytes") -> dict[str, Any]:
     }
 
 
-def received(stream: bytes) -> Iterator[tuple[Message, list[np.ndarray]]]:
-    """The messages of a worker's stream, with their buffers as they came."""
+def received(
+    stream: bytes, opening: tuple[type[Message], type[Message]] = (Challenge, Welcome)
+) -> Iterator[tuple[Message, list[np.ndarray]]]:
+    """The messages of a worker's stream (or, by what it opens with, of a master's), with their buffers as they came."""
     reader = FrameReader(1 << 20, 1 << 30)
     pending: tuple[Message, list[Buffer], np.ndarray] | None = None
     at = 0
@@ -89,7 +91,7 @@ def received(stream: bytes) -> Iterator[tuple[Message, list[np.ndarray]]]:
                 message, buffers, body = pending
                 yield message, unpack(buffers, body)
             elif frame.seq < 2:
-                assert type(decode_handshake(frame.header)) is (Challenge, Welcome)[frame.seq]
+                assert type(decode_handshake(frame.header)) is opening[frame.seq]
             else:
                 message, buffers = decode_header(frame.header)
                 if not frame.body_bytes:
@@ -101,11 +103,17 @@ def received(stream: bytes) -> Iterator[tuple[Message, list[np.ndarray]]]:
 
 
 def payload_bytes(message: Result, buffers: list[np.ndarray]) -> int:
-    """Bytes of the replies among the buffers of a Result: coded fields, then dense ones. Memories are no messages."""
+    """Bytes of the replies among the buffers of a Result: coded fields, then dense ones. Memories are no messages.
+
+    Where the worker has added up what the cohort's clients sent whole, each of them sent as much as the sum is long.
+    """
     assert len(buffers) == len(message.fields) + len(message.tensors)
     coded = sum(buffer.nbytes for buffer in buffers[: len(message.fields)])
-    rest = zip(message.tensors, buffers[len(message.fields) :], strict=True)
-    return coded + sum(buffer.nbytes for tensor, buffer in rest if tensor.name.startswith("reply/"))
+    rest = {tensor.name: buffer for tensor, buffer in zip(message.tensors, buffers[len(message.fields) :], strict=True)}
+    dense = sum(buffer.nbytes for name, buffer in rest.items() if name.startswith("reply/"))
+    assert all(summed.dtype == "float64" for summed in message.sums)  # whose sums are as wide as what was added
+    sums = sum(rest[f"sum/{summed.weightings[0]}/{summed.name}"].nbytes for summed in message.sums)
+    return coded + dense + len(message.clients) * sums
 
 
 @dataclass

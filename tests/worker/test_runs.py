@@ -120,3 +120,14 @@ def test_a_worker_keeps_the_data_of_a_few_runs() -> None:
     assert runs.prepare(setups[4]).run.site.problem is problems[4]
     assert runs.prepare(setups[1]).run.site.problem is problems[1]
     assert runs.prepare(setups[0]).run.site.problem is not problems[0]
+
+
+def test_the_hash_of_her_code_is_in_the_log(
+    with_her_data: tuple[Setup, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever keeps a worker can tell afterwards which code it ran."""
+    setup, _ = with_her_data
+    with caplog.at_level("INFO", logger="flworker"):
+        Runs(None, True).prepare(setup)
+    (source,) = setup.sources
+    assert f"user code {source.name} ({source.role}) sha256 {source.sha256}" in caplog.text

@@ -76,11 +76,11 @@ def _plug_ins(kind: str) -> Iterator[Entry]:
 
 
 def _metrics() -> Iterator[Entry]:
-    from fl_core.experiment.schema import EVALUATED_METRICS
+    from fl_core.experiment.schema import CLIENT_METRICS, EVALUATED_METRICS
     from master.plotting.metric_words import METRICS
 
     for name, words in METRICS.items():
-        when = "evaluated when [evaluate] asks" if name in EVALUATED_METRICS else "every round"
+        when = "evaluated when [evaluate] asks" if name in (*EVALUATED_METRICS, *CLIENT_METRICS) else "every round"
         yield Entry(name, f"{words.definition} ({when})", {})
 
 

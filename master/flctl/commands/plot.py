@@ -75,7 +75,7 @@ class PlotOptions:
     default="std",
     help="Over the runs of a curve: mean ± sample deviation, median with 20-80 % quantiles, or mean with extremes.",
 )
-@click.option("--subtract", metavar="NUMBER|f*", help="Taken off y: a number, or f* of each run's problem.")
+@click.option("--subtract", metavar="NUMBER|f*", help="Taken off y: a number, or f* (as -y f-f*).")
 @click.option("--theory", is_flag=True, help="Draw the rate of the method's theorem where one is known.")
 @click.option("--overlay", multiple=True, metavar="FILE", help="A CSV (x,y,label) or JSON; FILE#key=value picks.")
 @click.option("--overlay-x-scale", type=float, default=1.0, help="Multiplies the overlays' x.")
@@ -94,6 +94,7 @@ def command(*, runs: tuple[str, ...], runs_dir: Path, where: tuple[str, ...], ou
       flctl plot runs/fig2 -x bits_up -y grad_norm -o fig2.pdf
       flctl plot runs/fig2 -y grad_norm -y distance --by local.steps --label "{uplink}" --theory -o grid.pdf
 
+    Beside the metrics themselves, f-f* (where f* is known), METRIC-NUMBER and squares, as in grad_norm^2, can be drawn.
     A point is a round in which all runs of the curve measured both metrics; nothing is interpolated. On a log axis a
     value of 0 is drawn at the bottom, as a triangle. The numbers drawn go to a CSV beside the picture.
     """
@@ -113,19 +114,16 @@ def command(*, runs: tuple[str, ...], runs_dir: Path, where: tuple[str, ...], ou
     from master.plotting.table import figure_csv
 
     settings = PlotOptions(**options)
-    panels, rows, notes = compose(found, settings)
+    begun = [run for run in found if run.records] or found
+    panels, rows, notes = compose(begun, settings)
+    if len(begun) < len(found):
+        notes.append(f"{len(found) - len(begun)} of {len(found)} runs have measured nothing yet and are left out")
     names = ("title", "logx", "logy", "legend", "size", "xlim", "ylim")
-    look = Look(**{name: options[name] for name in names}, minus=_minus(settings.subtract))
+    look = Look(**{name: options[name] for name in names})
     save(panels, rows, look, output)
     data = output.with_suffix(".csv")
     write_whole(data, figure_csv(panels).encode())
     for text in notes:
         click.echo(f"# {text}", err=True)
     curves = len({curve.label for panel in panels for curve in panel.curves if curve.kind == "runs"})
-    click.echo(f"{output}: {curves} {'curve' if curves == 1 else 'curves'} of {len(found)} runs; its numbers: {data}")
-
-
-def _minus(subtract: str | None) -> str:
-    if not subtract:
-        return ""
-    return r" $-\ f^\star$" if subtract == "f*" else f" \N{MINUS SIGN} {subtract}"
+    click.echo(f"{output}: {curves} {'curve' if curves == 1 else 'curves'} of {len(begun)} runs; its numbers: {data}")

@@ -1,4 +1,4 @@
-"""`flctl show RUN`: one run on one page."""
+"""`flctl show RUN`: one run on one page; with --partition, how its samples are spread over the clients."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from master.flctl.options import json_option, run_argument, runs_dir_option
 from master.flctl.stored_run import StoredRun
 from master.flctl.tables import print_json, print_rows, shown
 from master.observers.sparkline import is_logarithmic, sparkline
+from protocol.errors import InputError
 
 _WIDTH = 40
 
@@ -22,8 +23,25 @@ _WIDTH = 40
 @run_argument
 @runs_dir_option
 @json_option
-def command(*, run: str, runs_dir: Path, as_json: bool) -> None:
-    """Shows a run: status, resolved settings, what it ran on, and every metric with its curve."""
+@click.option("--partition", is_flag=True, help="Samples per class per client; RUN may be an experiment file, too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="With --partition: FILE.pdf, .png or .svg.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="With --partition: where the data set is.")
+def command(
+    *, run: str, runs_dir: Path, as_json: bool, partition: bool, output: Path | None, data_root: Path | None
+) -> None:
+    """Shows a run: status, resolved settings, what it ran on, and every metric with its curve.
+
+    \b
+      flctl show runs/digits-fedavg/fedavg-s1-0123456789
+      flctl show --partition examples/digits.toml -o partition.pdf
+    """
+    if partition:
+        from master.flctl.partition import show_partition
+
+        show_partition(run, runs_dir, data_root, output, as_json)
+        return
+    if output is not None:
+        raise InputError("-o draws a partition: say --partition too (flctl plot draws metrics)")
     found = find_run(run, runs_dir)
     if as_json:
         print_json(_record(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -76,6 +77,16 @@ FALLBACKS = {
         "        client.memory.n = int(m.payload.nbytes)\n        return self.Reply(delta=m)",
         "bytes",
     ),
+    "randomness of its own": (
+        "def local_gradient(self, client, x, s):\n"
+        "        return client.gradient(x) + 0.01 * torch.empty_like(x).normal_()",
+        "randomness",
+    ),
+    "a loop over a number of its own": (
+        "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n"
+        "        for _ in range(int(g.abs().argmax())):\n            g = g / 2\n        return g",
+        "",
+    ),
     "something that changes from call to call": (
         "def local_gradient(self, client, x, s):\n        CALLS.append(1)\n"
         "        return client.gradient(x) * len(CALLS)",
@@ -87,8 +98,8 @@ FALLBACKS = {
 class Both:
     """Runs a session's cohorts through the choice, and client by client beside it."""
 
-    def __init__(self, loop: Any, fuse: choice.Fuse = "always") -> None:
-        self.loop, self.fusing = loop, Fusing(fuse)
+    def __init__(self, loop: Any, fuse: choice.Fuse = "always", decided: choice.Decision | None = None) -> None:
+        self.loop, self.fusing = loop, Fusing(fuse, decided)
         self.chosen = ChosenRunner(loop.runner, self.fusing)
         self.differences: list[str | None] = []
 
@@ -102,7 +113,7 @@ class Both:
 def mine(session: Callable[..., Session], loop: Any) -> Callable[..., Any]:
     """The round loop of a method with this body, on 8 clients in one cohort, with the choice in it."""
 
-    def make(body: str, fuse: choice.Fuse = "always") -> Any:
+    def make(body: str, fuse: choice.Fuse = "always", decided: choice.Decision | None = None) -> Any:
         made = session(
             {("algorithm", "mine.py"): METHOD.format(body=body)},
             algorithm={"name": "mine.py"},
@@ -110,7 +121,7 @@ def mine(session: Callable[..., Session], loop: Any) -> Callable[..., Any]:
             execution={"cohort": 8},
         )
         rounds = loop(made)
-        rounds.execute = Both(rounds, fuse)
+        rounds.execute = Both(rounds, fuse, decided)
         return rounds
 
     return make
@@ -202,3 +213,64 @@ def test_the_global_generator_is_left_alone(mine: Any, global_generator_untouche
     """Trying kernels draws random numbers of its own: a slot that watches the global generator sees nothing."""
     mine(FUSED["norms and products"]).run(2)
     assert torch.get_rng_state() is not None
+
+
+def test_a_decision_is_timed_once_and_handed_on(mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one process has decided, with its times, another takes over: it times nothing, whatever it would find."""
+    rounds = mine(FUSED["norms and products"], "auto")
+    assert rounds.execute.fusing.decision() is None
+    rounds.run(2)
+    decided = rounds.execute.fusing.decision()
+    assert decided is not None
+    assert min(decided["fused_s"], decided["one_by_one_s"]) > 0
+    assert json.loads(json.dumps(decided)) == decided
+    monkeypatch.setattr(ChosenRunner, "_time", None)
+    monkeypatch.setattr(ChosenRunner, "_is_long", None)
+    for fused in (True, False):
+        again = mine(FUSED["norms and products"], "auto", {**decided, "fused": fused})
+        again.run(2)
+        assert again.execute.differences == [None] * 2
+        assert again.execute.fusing.decision() == {**decided, "fused": fused}
+        assert (again.execute.fusing.reason is None) is fused
+
+
+@pytest.mark.parametrize("slow", ["fused", "one by one"])
+def test_the_faster_way_is_chosen_for_good(slow: str) -> None:
+    """The first slot that has timed a cohort decides; a later one that found otherwise changes nothing."""
+    fusing = Fusing("auto")
+    times = (2.0, 1.0) if slow == "fused" else (1.0, 2.0)
+    fusing.decide(times[0] < times[1], *times)
+    fusing.decide(times[0] > times[1], times[1], times[0])
+    decided = fusing.decision()
+    assert decided is not None
+    assert (decided["fused"], decided["fused_s"]) == (slow != "fused", times[0])
+    assert (fusing.reason is None) is (slow != "fused")
+
+
+def test_a_decision_says_when_a_cohort_could_not_be_fused(mine: Any) -> None:
+    """Falling back later on is recorded too, with its reason."""
+    rounds = mine(FALLBACKS["item"][0], "auto")
+    rounds.run(1)
+    decided = rounds.execute.fusing.decision()
+    assert decided is not None
+    assert not decided["fused"]
+    assert decided["reason"] == rounds.execute.fusing.reason
+
+
+def test_never_and_always_come_before_what_was_decided() -> None:
+    """The experiment's own word counts, not what another run of it found."""
+    no = choice.Decision(fused=False, reason="slow", fused_s=2.0, one_by_one_s=1.0)
+    yes = choice.Decision(fused=True, reason="fast", fused_s=1.0, one_by_one_s=2.0)
+    assert Fusing("always", no).reason is None
+    assert Fusing("never", yes).reason == 'fuse = "never"'
+    assert Fusing("auto", no).reason == "slow"
+
+
+def test_long_operations_are_not_tried(mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one client's operations take long, as in large convolutions, no cohort is run fused even once."""
+    monkeypatch.setattr(choice, "_LONG_OPERATION_S", 1e-9)
+    monkeypatch.setattr(choice, "FusedRunner", None)
+    rounds = mine("pass", "auto")
+    rounds.run(2)
+    assert rounds.execute.differences == [None] * 2
+    assert (rounds.execute.fusing.reason or "").startswith("an operation takes")

@@ -15,6 +15,7 @@ import algorithms
 from fl_core.execution.choice import difference_of
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.execution.fused import CannotFuseError, FusedRunner
+from fl_core.execution.fused_batches import Batch
 from fl_core.execution.fused_oracle import StackedOracle
 from fl_core.experiment.schema import Experiment
 from fl_core.oracle import Oracle
@@ -212,7 +213,8 @@ def test_every_kind_of_layer(layers: str, dtype: torch.dtype) -> None:
     inputs = torch.randn(2, 9, 4, 1, 8, 8, dtype=dtype, generator=source)
     labels = torch.randint(3, (2, 9, 4), generator=source)
     buffers = stacked.fresh_buffers(9)
-    found = [stacked.gradient(x, inputs[step], labels[step], buffers, lambda _: torch.Generator()) for step in range(2)]
+    batches = [Batch(range(9), 4, (inputs[step], labels[step]), None) for step in range(2)]
+    found = [stacked.gradient(x, batch, buffers, lambda _: torch.Generator()) for batch in batches]
     for row in range(9):
         oracle.reset_buffers()
         for step in range(2):
@@ -229,7 +231,7 @@ def test_the_model_is_left_as_it_was(session: Any) -> None:
     before = list(oracle.model.parameters())
     stacked = StackedOracle(oracle)
     x = oracle.flat.clone().expand(3, -1)
-    wrong = torch.zeros(3, 2, 5, dtype=torch.float64)
+    wrong = torch.zeros(3, 2, 5, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
     with pytest.raises(RuntimeError):
-        stacked.gradient(x, wrong, torch.zeros(3, 2, dtype=torch.float64), [], lambda _: torch.Generator())
+        stacked.gradient(x, Batch(range(3), 2, wrong, None), [], lambda _: torch.Generator())
     assert [id(p) for p in oracle.model.parameters()] == [id(p) for p in before]

@@ -35,7 +35,7 @@ def test_linear(
     g = torch.randn(clients, b, outputs, dtype=dtype, generator=source)
     x.requires_grad_()
     leaves = [t for t in (x, w, c) if t is not None]
-    plan = linear_plan(x, w, c)
+    plan = linear_plan(x, w, c, True)
     if plan is None:  # nothing but torch's own layer rounds alike: it is called for each client then
         return
     y = Linear.apply(x, w, c, plan)
@@ -69,7 +69,7 @@ def test_a_shared_weight_is_one_large_product_where_that_rounds_alike() -> None:
     """At the first local step of 16 samples a client the forward is one product for all."""
     x = torch.randn(50, 16, 64)
     w = torch.randn(10, 64).expand(50, 10, 64)
-    plan = linear_plan(x, w, None)
+    plan = linear_plan(x, w, None, False)
     assert plan is not None
     assert plan[0] in ("together", "batched")
 

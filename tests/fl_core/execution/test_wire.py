@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,10 +13,11 @@ import torch
 
 from fl_core.execution import wire
 from fl_core.execution.cohort import CodedField, CohortResult, CohortWork
+from fl_core.replies import FieldSums
 from fl_core.server import Broadcast
 from protocol import messages
 from protocol.errors import MessageError
-from protocol.fields import Field, TensorSpec
+from protocol.fields import Field, Summed, TensorSpec
 
 Sent = Callable[[Any], Any]
 KINDS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
@@ -236,3 +238,39 @@ def test_a_shard_of_another_kind_is_refused(names: list[str]) -> None:
     message = messages.Shard("run", 1, [TensorSpec(name, "float32", [1]) for name in names])
     with pytest.raises(MessageError, match="inputs and targets"):
         wire.shard_of(message, [np.zeros(4, np.uint8)] * len(names))
+
+
+def summed(**changed: Any) -> CohortResult:
+    """A result of which one field came as sums."""
+    kept = {"one": torch.randn(6), "size": torch.randn(6)}
+    return replace(result(), sums={"g": FieldSums(torch.float16, kept)} | changed)  # type: ignore[arg-type]  # both kinds
+
+
+def test_sums_come_back(sent: Sent) -> None:
+    """Of every kind, with the type of what was added; they are no rows of the clients'."""
+    work = CohortWork(3, 1, (4, 7, 9), {}, {}, {"g": ("one", "size")})
+    assert wire.work_of(*sent(wire.task_message("run", work, 1))).asked == work.asked
+    back = wire.result_of(*sent(wire.result_message("run", work, 1, summed())))
+    assert back.bits == result().bits + 8 * 3 * 6 * 2
+    assert "g" not in back.dense
+    (name, kept), *others = back.sums.items()
+    assert (name, kept.dtype, list(kept.totals), others) == ("g", torch.float16, ["one", "size"], [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: msgspec.structs.replace(m, sums=[Summed("g", "float64", ["one", "size"])]),
+        lambda m: msgspec.structs.replace(m, sums=[Summed("h", "float16", ["one", "size"])]),
+        lambda m: msgspec.structs.replace(m, sums=[Summed("g", "float16", ["one", "one"])]),
+        lambda m: msgspec.structs.replace(m, sums=m.sums * 2),
+        lambda m: msgspec.structs.replace(m, sums=[]),
+    ],
+    ids=["another type", "another field", "one kind twice", "one field twice", "not announced"],
+)
+def test_sums_that_do_not_fit_are_refused(sent: Sent, change: Callable[[Any], Any]) -> None:
+    """A peer's sums are what it says they are, or the message is refused."""
+    work = CohortWork(3, 1, (4, 7, 9), {}, {}, {"g": ("one", "size")})
+    message, buffers = sent(wire.result_message("run", work, 1, summed()))
+    with pytest.raises(MessageError):
+        wire.result_of(change(message), buffers)

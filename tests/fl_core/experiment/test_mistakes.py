@@ -24,7 +24,7 @@ ErrorOf = Callable[..., str]
         (
             "per_round = 5",
             "zzz = 5",
-            "t.toml:13: [clients] zzz: unknown key; there are: total, per_round, sampling",
+            "t.toml:13: [clients] zzz: unknown key; there are: total, per_round, sampling, client_memory",
         ),
         ("[local]", "[locl]", 't.toml:15: locl: unknown key; did you mean "local"?'),
         (

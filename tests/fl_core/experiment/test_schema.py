@@ -9,6 +9,7 @@ import pytest
 
 from fl_core.errors import ExperimentError
 from fl_core.experiment.schema import (
+    CLIENT_METRICS,
     EVALUATED_METRICS,
     ROUND_METRICS,
     Experiment,
@@ -59,4 +60,4 @@ def test_foreign_sources_are_refused(sources: object) -> None:
 
 def test_the_metric_names_are_one_list() -> None:
     """The type that checks a file and the lists that others read name the same metrics."""
-    assert set(Metric.__args__) == {*EVALUATED_METRICS, *ROUND_METRICS}  # type: ignore[attr-defined]
+    assert set(Metric.__args__) == {*EVALUATED_METRICS, *CLIENT_METRICS, *ROUND_METRICS}  # type: ignore[attr-defined]

@@ -168,9 +168,9 @@ def test_list_names_what_an_experiment_may_use(flctl: Flctl, kind: str, name: st
 
 def test_every_metric_has_a_definition(flctl: Flctl) -> None:
     """Those of the schema, no more and no fewer."""
-    from fl_core.experiment.schema import EVALUATED_METRICS, ROUND_METRICS
+    from fl_core.experiment.schema import CLIENT_METRICS, EVALUATED_METRICS, ROUND_METRICS
 
-    assert set(METRICS) == {*EVALUATED_METRICS, *ROUND_METRICS}
+    assert set(METRICS) == {*EVALUATED_METRICS, *CLIENT_METRICS, *ROUND_METRICS}
     listed = {entry["name"]: entry["summary"] for entry in json.loads(flctl("list", "metrics", "--json").stdout)}
     assert set(listed) == set(METRICS)
     assert all(len(summary) > 10 for summary in listed.values())

@@ -13,7 +13,7 @@ from click.testing import Result
 
 Flctl = Callable[..., Result]
 
-COMMANDS = {"check", "command", "diff", "export", "keygen", "list", "new", "plot", "rm", "runs", "show"}
+COMMANDS = {"check", "command", "diff", "export", "keygen", "list", "new", "plot", "rm", "runs", "show", "watch"}
 
 
 def test_every_command_is_listed_with_a_line(flctl: Flctl) -> None:
@@ -33,7 +33,9 @@ def test_an_unknown_command_names_the_nearest(flctl: Flctl) -> None:
     assert result.stderr == 'flctl: there is no command "polt"; did you mean "plot"?\n'
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["runs"], ["show", "quad/{run}"], ["export", "quad"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["runs"], ["show", "quad/{run}"], ["export", "quad"], ["watch", "quad"]]
+)
 def test_looking_at_runs_imports_neither_torch_nor_matplotlib(runs_dir: Path, arguments: list[str]) -> None:
     """In a process of its own: what is slow to import is not imported."""
     run = next((runs_dir / "quad").iterdir()).name

@@ -57,11 +57,47 @@ def test_a_grid_with_theory_and_overlay(flctl: Flctl, runs_dir: Path, tmp_path: 
 
 def test_f_minus_its_least_value(flctl: Flctl, runs_dir: Path, tmp_path: Path) -> None:
     """Each seed's own f*; the gap is positive and falls."""
-    result = flctl("plot", "quad", "-y", "f", "--subtract", "f*", "--where", "uplink.name=identity", "-o", "gap.svg")
+    where = ("--where", "uplink.name=identity")
+    result = flctl("plot", "quad", "-y", "f", "--subtract", "f*", *where, "-o", "gap.svg")
     assert result.exit_code == 0, result.output
+    drawn = (tmp_path / "gap.csv").read_text()
+    flctl("plot", "quad", "-y", "f-f*", *where, "-o", "gap.svg")
+    assert (tmp_path / "gap.csv").read_text() == drawn
     gaps = [float(row["y"]) for row in points(tmp_path / "gap.csv")]
     assert all(gap > 0 for gap in gaps)
     assert gaps[-1] < 0.1 * gaps[0]
+
+
+def test_a_sweep_under_way_can_be_drawn(flctl: Flctl, runs_dir: Path, tmp_path: Path) -> None:
+    """Runs that have measured nothing yet are left out, and told."""
+    late = sorted((runs_dir / "quad").iterdir())[-1]
+    (late / "metrics.jsonl").write_text("")
+    result = flctl("plot", "quad", "--group", "algorithm.name", "-o", "a.svg")
+    assert result.exit_code == 0, result.output
+    assert "1 of 4 runs have measured nothing yet and are left out" in result.stderr
+    assert {row["runs"] for row in points(tmp_path / "a.csv")} == {"3"}
+
+
+def test_squares_and_differences(flctl: Flctl, runs_dir: Path, tmp_path: Path) -> None:
+    """Of each point on its own; the CSV names what was drawn."""
+    one = ("plot", "quad", "--where", "uplink.name=identity", "--where", "seed=1", "-x", "distance^2")
+    assert flctl(*one, "-y", "grad_norm", "-o", "a.svg").exit_code == 0
+    assert flctl(*one, "-y", "grad_norm^2", "-o", "b.svg").exit_code == 0
+    assert flctl(*one, "-y", "grad_norm", "--subtract", "0.25", "-o", "c.svg").exit_code == 0
+    plain, squares, less = (points(tmp_path / f"{name}.csv") for name in "abc")
+    assert {(row["x_metric"], row["y_metric"]) for row in less} == {("distance^2", "grad_norm-0.25")}
+    for row, square, difference in zip(plain, squares, less, strict=True):
+        assert float(square["y"]) == float(row["y"]) ** 2
+        assert float(difference["y"]) == float(row["y"]) - 0.25
+
+
+def test_an_overlay_for_a_panel_that_is_not_there_is_told(flctl: Flctl, runs_dir: Path, tmp_path: Path) -> None:
+    """It is not dropped in silence; the others are drawn."""
+    (tmp_path / "o.csv").write_text("x,y,label,panel\n0,1,here,grad_norm\n0,1,there,accuracy\n")
+    result = flctl("plot", "quad", "--overlay", "o.csv", "-o", "a.svg")
+    assert result.exit_code == 0
+    assert 'overlay there is not drawn: it is for the panel "accuracy", and there are "grad_norm"' in result.stderr
+    assert {row["label"] for row in points(tmp_path / "a.csv") if row["kind"] == "overlay"} == {"here"}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +110,8 @@ def test_f_minus_its_least_value(flctl: Flctl, runs_dir: Path, tmp_path: Path) -
         (["quad", "--order", "uplnk", "-o", "a.pdf"], 'did you mean "uplink"'),
         (["quad", "--by", "seeds", "-o", "a.pdf"], 'did you mean "seed"'),
         (["quad", "--subtract", "f*", "-o", "a.pdf"], "is for -y f alone"),
+        (["quad", "--subtract", "much", "-o", "a.pdf"], "must be a number or f*"),
+        (["quad", "-y", "grad_norm-f*", "-o", "a.pdf"], "take f-f*"),
         (["quad", "--where", "seed=7", "-o", "a.pdf"], "no run meets"),
     ],
 )  # fmt: skip

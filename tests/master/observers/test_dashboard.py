@@ -2,78 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import select
-import struct
-import subprocess
 import sys
 import termios
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import pyte
 import pytest
 
+from tests.master.observers.terminal import PATIENCE_S, Terminal
+
 SCRIPT = Path(__file__).with_name("play_dashboard.py")
-ROOT = Path(__file__).parents[3]
-PATIENCE_S = 30.0
 
 
-class Terminal:
-    """A pty with a process on it, and the screen that a person would see."""
-
-    def __init__(self, columns: int, lines: int, *arguments: str) -> None:
-        self.screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self.screen)
-        self.received = b""
-        self.ours, self.theirs = pty.openpty()
-        self.resize(columns, lines)
-        self.modes = termios.tcgetattr(self.theirs)
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(SCRIPT), "30", *arguments],
-            stdin=self.theirs,
-            stdout=self.theirs,
-            stderr=self.theirs,
-            cwd=ROOT,
-            env={**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)},
-            start_new_session=True,
-        )
-
-    def resize(self, columns: int, lines: int) -> None:
-        self.screen.resize(lines, columns)
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def press(self, keys: bytes) -> None:
-        os.write(self.ours, keys)
-
-    def until(self, seen: Callable[[str], object]) -> str:
-        """Read until the text on the screen satisfies `seen`."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not seen("\n".join(self.screen.display)):
-            ready, _, _ = select.select([self.ours], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                pytest.fail("the screen never came to that:\n" + "\n".join(self.screen.display))
-            received = os.read(self.ours, 65536)
-            self.received += received
-            self._stream.feed(received)
-        return "\n".join(self.screen.display)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self.ours)
-        os.close(self.theirs)
+def player(*arguments: str) -> list[str]:
+    """The command that plays a story of 30 workers."""
+    return [sys.executable, "-W", "error", str(SCRIPT), "30", *arguments]
 
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     """80x24."""
-    opened = Terminal(80, 24)
+    opened = Terminal(80, 24, player())
     yield opened
     opened.close()
 
@@ -122,7 +72,7 @@ def test_a_sigint_ends_with_a_clean_terminal(terminal: Terminal) -> None:
 
 def test_a_drawing_that_fails_gives_the_terminal_back_and_the_run_goes_on() -> None:
     """The message is on the plain terminal, lines are typed and echoed as before, and the program ends well."""
-    terminal = Terminal(80, 24, "broken")
+    terminal = Terminal(80, 24, player("broken"))
     try:
         terminal.until(lambda text: "the dashboard failed, the run goes on: ZeroDivisionError" in text)
         assert termios.tcgetattr(terminal.theirs) == terminal.modes

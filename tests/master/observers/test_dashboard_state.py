@@ -34,7 +34,7 @@ def folded(*events: Event, state: State | None = None) -> State:
 def test_the_story_is_counted(story: list[Event]) -> None:
     """12 rounds done, the 13th half done, every worker's tasks and rate as they were."""
     state = folded(*story)
-    run = state.current
+    run = state.current()
     assert run is not None
     assert (run.finished_rounds, run.round, run.tasks_done, run.tasks) == (12, 13, 4, 8)
     assert [worker.tasks for worker in state.workers.values()] == [25] * 4
@@ -82,7 +82,7 @@ def test_a_resumed_run_keeps_its_curves_without_what_comes_again(story: list[Eve
     """An event file with two starts: rounds 1 to 8 stay, 9 to 12 will be measured again."""
     start = next(event for event in story if isinstance(event, RunStarted))
     values = {name: getattr(start, name) for name in start.__dataclass_fields__}
-    run = folded(*story, RunStarted(**{**values, "first_round": 9})).current
+    run = folded(*story, RunStarted(**{**values, "first_round": 9})).current()
     assert run is not None
     assert run.finished_rounds == 8
     assert [point[0] for point in run.series["loss_train"].points] == list(range(1, 9))
@@ -104,8 +104,9 @@ def test_a_long_sweep_keeps_curves_of_the_last_run_only(story: list[Event]) -> N
         )
     assert [name for name, run in state.runs.items() if run.series] == ["r199"]
     assert all(run.metrics["f"] == 1.0 for run in state.runs.values())
-    assert state.current is not None
-    assert state.current.started.run == "r199"
+    current = state.current()
+    assert current is not None
+    assert current.started.run == "r199"
 
 
 def test_events_of_strangers_change_only_the_clock() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +16,20 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from master.events import KINDS, Event, Paused, RunFinished, Stopping, WaitingForWorkers, decode, encode
+from master.events import (
+    KINDS,
+    Evaluated,
+    Event,
+    Noted,
+    Paused,
+    RunFinished,
+    RunStarted,
+    Stopping,
+    WaitingForWorkers,
+    WorkerStatus,
+    decode,
+    encode,
+)
 from master.observers.dashboard_state import State, fold
 from master.observers.dashboard_view import summary, view
 
@@ -26,10 +41,10 @@ def folded(*events: Event, state: State | None = None) -> State:
     return functools.reduce(fold, events, state if state is not None else State())
 
 
-def screen(state: State, width: int = 80, height: int = 24, page: int = 0) -> list[str]:
+def screen(state: State, width: int = 80, height: int = 24, page: int = 0, chosen: int = 0) -> list[str]:
     """The lines a terminal would show."""
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, record=True)
-    console.print(view(state, width, height, page), end="")
+    console.print(view(state, width, height, page, chosen), end="")
     return console.export_text().split("\n")
 
 
@@ -148,13 +163,111 @@ event_lists = st.lists(st.one_of(made), max_size=30)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
-@given(event_lists, st.integers(1, 210), st.integers(1, 60), st.integers())
-def test_any_stream_on_any_size_is_a_screen(events: list[Event], width: int, height: int, page: int) -> None:
+@given(event_lists, st.integers(1, 210), st.integers(1, 60), st.integers(), st.integers())
+def test_any_stream_on_any_size_is_a_screen(
+    events: list[Event], width: int, height: int, page: int, chosen: int
+) -> None:
     """No event, however odd its numbers, and no terminal, however small, breaks the view."""
     state = folded(*events)
-    lines = view(state, width, height, page).plain.split("\n")
+    lines = view(state, width, height, page, chosen).plain.split("\n")
     assert len(lines) == max(height, 5)
     assert {cell_len(line) for line in lines} == {max(width, 24)}
+
+
+def under_way(story: list[Event], count: int) -> State:
+    """The story told of several runs at once: run 2, 3, … of 6, each with a name of its own."""
+    state = State()
+    for number in range(count):
+        for event in story:
+            changed: dict[str, Any] = {"run": f"r{number}-s1-0"} if hasattr(event, "run") else {}
+            if isinstance(event, RunStarted):
+                changed |= {"position": 2 + number, "label": f"method {number}", "algorithm": "method"}
+            state = fold(state, dataclasses.replace(event, **changed))
+    return state
+
+
+def test_several_runs_under_way_have_a_line_each(story: list[Event]) -> None:
+    """With progress and a metric; the shown one is marked, and another can be chosen, round and round."""
+    state = under_way(story, 3)
+    lines = screen(state, 120, 40)
+    assert any("runs 3 under way" in line for line in lines)
+    listed = [line for line in lines if re.search(r"method \d  seed 1", line)]
+    assert len(listed) == 3
+    assert all("12/100" in line and "grad_norm 0.8595" in line for line in listed)
+    assert "▸ method 2" in listed[2]
+    assert "↑ ↓ run" in lines[-1]
+    assert "method 2 · digits" in lines[1]
+    assert "method 1 · digits" in screen(state, 120, 40, chosen=-1)[1]
+    assert screen(state, 120, 40, chosen=3) == lines
+    over = RunFinished(time_s=1_700_000_060.0, run="r2-s1-0", reason="failed", summary={})
+    assert "▸ method 1" in "\n".join(screen(fold(state, over), 120, 40))
+    crowd = screen(under_way(story, 40), 120, 40)
+    assert any("… 33 more" in line for line in crowd)
+    assert {cell_len(line) for line in crowd} == {120}
+
+
+def test_a_sweep_has_a_line_of_its_own_on_a_high_screen(story: list[Event]) -> None:
+    """Runs done, the share of all rounds, the time left at this pace, and how the finished ones ended."""
+    state = under_way(story, 2)
+    line = next(line for line in screen(state, 120, 40) if "runs 1/6" in line)
+    assert " 20%" in line  # one before, and two at 12 %
+    over = RunFinished(time_s=1_700_000_060.0, run="r0-s1-0", reason="failed", summary={})
+    assert "1 failed" in next(line for line in screen(fold(state, over), 120, 40) if "runs 2/6" in line)
+    assert not any("runs 1/6" in line for line in screen(state))
+
+
+def test_a_watched_run_cannot_be_stopped_from_here(story: list[Event]) -> None:
+    """The keys say so; a run of a sweep that is watched alone says nothing of the others."""
+    watched = folded(*story, state=State(watched=True))
+    assert "q leave  ← → page" in screen(watched)[-1]
+    assert "pause" not in screen(watched)[-1]
+    assert not any("runs 1/6" in line for line in screen(watched, 120, 40))
+    assert any("runs 1/6" in line for line in screen(folded(*story), 120, 40))
+
+
+def test_memory_of_gpus_has_a_column_where_there_are_some(story: list[Event]) -> None:
+    """In place of less important ones; without a GPU there is no such column."""
+    on_gpus = [
+        dataclasses.replace(event, gpu_memory_bytes=9_000_000_000) if isinstance(event, WorkerStatus) else event
+        for event in story
+    ]
+    assert any("memory gpu mem" in line for line in screen(folded(*on_gpus)))
+    assert any("1.25 GB 9.00 GB" in line for line in screen(folded(*on_gpus)))
+    assert not any("gpu mem" in line for line in screen(folded(*story)))
+
+
+def test_a_warning_stays_until_it_is_older_than_the_pane(story: list[Event]) -> None:
+    """Notes that come after it do not push it out; all are counted."""
+    after = [Noted(time_s=1_700_000_020.0, text=f"note number {number}") for number in range(30)]
+    lines = screen(folded(*story, *after))
+    assert any("warning: gpu3:7000 is slow" in line for line in lines)
+    assert any("note number 29" in line for line in lines)
+    assert any("1 warning ─" in line for line in lines)
+
+
+def test_metrics_that_do_not_fit_are_on_other_pages(story: list[Event]) -> None:
+    """Every curve is on some page, at any size."""
+    names = {
+        "loss_train",
+        "f",
+        "accuracy",
+        "grad_norm",
+        *(f"client_f_{q}" for q in ("min", "q10", "q50", "q90", "max")),
+    }
+    more = Evaluated(time_s=1_700_000_013.0, run="scaffold-s1-9f2ac1", round=12, metrics=dict.fromkeys(names, 0.5))
+    state = folded(*story, more)
+    for width, height in ((80, 24), (120, 40), (200, 24)):
+        text = "\n".join(line for page in range(9) for line in screen(state, width, height, page))
+        assert {name for name in names if name in text} == names
+    assert any("metrics 2/2" in line for line in screen(state, page=1))
+
+
+def test_when_all_runs_are_over_nobody_works(story: list[Event]) -> None:
+    """The tasks of a run that ended are no longer any worker's."""
+    over = RunFinished(time_s=1_700_000_060.0, run="scaffold-s1-9f2ac1", reason="finished", summary={})
+    lines = screen(folded(*story, Stopping(time_s=0.0, reason="q"), over))
+    assert any("0/8 slots busy" in line for line in lines)
+    assert " STOPPING " not in lines[0]
 
 
 def test_the_summary_stays_short_and_whole(story: list[Event]) -> None:

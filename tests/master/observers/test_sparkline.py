@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from master.observers.sparkline import is_logarithmic, sparkline
+from master.observers.sparkline import chart, is_logarithmic, sparkline
 
 
 def test_a_ramp_uses_every_level() -> None:
@@ -45,4 +45,19 @@ def test_decades_are_logarithmic_and_what_diverged_is_marked() -> None:
 def test_any_values_fit(values: list[float], width: int, rows: int) -> None:
     """No float breaks it, and each line is as wide as asked (or empty without values)."""
     lines = sparkline(values, width, rows)
+    assert [len(line) for line in lines] == [width if values else 0] * rows
+
+
+def test_a_chart_is_a_line_of_dots() -> None:
+    """Two columns and four heights a character; a step is joined upright; what diverged is a cross."""
+    assert chart([0, 7], 1, rows=2) == ["⢸", "⡸"]
+    assert chart([0, 1, 2, 3, 4, 5, 6, 7], 4, rows=2) == ["  ⡠⠊", "⡠⠊  "]
+    assert chart([1, 1, math.nan, math.nan], 2, rows=2) == ["  ", "⠤×"]
+    assert chart([0, 1], 2, rows=1) == sparkline([0, 1], 2)
+
+
+@given(st.lists(st.floats()), st.integers(1, 30), st.integers(1, 5))
+def test_any_values_make_a_chart(values: list[float], width: int, rows: int) -> None:
+    """No float breaks it, and each line is as wide as asked (or empty without values)."""
+    lines = chart(values, width, rows)
     assert [len(line) for line in lines] == [width if values else 0] * rows

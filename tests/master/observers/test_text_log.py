@@ -15,10 +15,10 @@ def started(run: str, rounds: int = 3) -> RunStarted:
     return RunStarted(time_s=0.0, run=run, **what, **sizes)  # type: ignore[arg-type]
 
 
-def lines_of(*events: Event, timestamps: bool = False) -> list[str]:
+def lines_of(*events: Event, timestamps: bool = False, run: str | None = None) -> list[str]:
     """What a log writes."""
     stream = io.StringIO()
-    text_log = TextLog(stream, timestamps=timestamps)
+    text_log = TextLog(stream, timestamps=timestamps, run=run)
     for event in events:
         text_log.observe(event)
     text_log.close()
@@ -64,6 +64,13 @@ def test_runs_under_way_at_once_are_told_apart() -> None:
     """With two runs open, a round says whose it is."""
     done = RoundFinished(time_s=1.0, run="b", round=1, metrics={})
     assert lines_of(started("a"), started("b"), done)[2:] == ["[b] round 1/3"]
+
+
+def test_the_log_of_a_run_is_of_that_run() -> None:
+    """What another run under way did is not in it; what concerns all is."""
+    done = [RoundFinished(time_s=1.0, run=run, round=1, metrics={}) for run in "ab"]
+    told = lines_of(started("a"), started("b"), *done, Warned(time_s=2.0, text="the disk is full"), run="b")
+    assert [line.split("  ")[0] for line in told] == ["run b starts: digits", "round 1/3", "warning: the disk is full"]
 
 
 def test_a_warning_keeps_its_lines_and_loses_its_control_characters() -> None:

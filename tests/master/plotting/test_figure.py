@@ -63,6 +63,30 @@ def test_a_log_axis_is_chosen_where_values_span_decades() -> None:
     assert drawn([Panel("round", "f", [line("a", [1.0, 1e-3])])], logy=False).axes[0].get_yscale() == "linear"
 
 
+def test_a_share_has_no_decades() -> None:
+    """Accuracy begins near 0 and stays on a linear axis, as do its quantiles; the user's word wins."""
+    for y in ("accuracy", "accuracy_top5", "client_accuracy_q10"):
+        assert drawn([Panel("round", y, [line("a", [0.001, 0.9])])]).axes[0].get_yscale() == "linear"
+    assert drawn([Panel("round", "accuracy", [line("a", [0.001, 0.9])])], logy=True).axes[0].get_yscale() == "log"
+
+
+def test_zeros_beyond_the_limits_do_not_squeeze_the_axes() -> None:
+    """The triangles stand for what is seen: those outside of --xlim are left out, and the axes keep their width."""
+    zeros = line("a", [1.0, 1e-4, *[0.0] * 40], [*range(0, 4200, 100)])  # type: ignore[list-item]
+    shown, free = (drawn([Panel("round", "grad_norm", [zeros])], **look).axes[0] for look in ({"xlim": (0, 300)}, {}))
+    (triangles,) = (x for x in shown.get_lines() if x.get_marker() == "v")
+    assert set(triangles.get_xdata()) <= {200.0, 300.0}
+    assert shown.get_position().width == pytest.approx(free.get_position().width, abs=0.05)
+    nothing = drawn([Panel("round", "grad_norm", [zeros])], xlim=(0, 100)).axes[0]
+    assert nothing.get_position().height == pytest.approx(free.get_position().height, abs=0.05)
+
+
+def test_a_long_name_of_an_axis_is_folded() -> None:
+    """Two lines beside the axis, not one beyond its ends."""
+    axes = drawn([Panel("round", "client_accuracy_q10", [line("a", [0.1, 0.9])])]).axes[0]
+    assert axes.get_ylabel() == "client accuracy,\n10 % quantile"
+
+
 def test_a_log_x_axis_leaves_out_the_origin() -> None:
     """x = 0 has no place there; nothing else is lost."""
     axes = drawn([Panel("bits_up", "f", [line("a", [3.0, 2.0, 1.0], [0, 10, 100])])], logx=True).axes[0]

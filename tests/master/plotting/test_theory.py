@@ -68,7 +68,7 @@ def test_gradient_descents_line_bounds_the_run(reference_run: ReferenceRun) -> N
     """|x - x*| falls by at least 1 - γ mu a round; the line begins where the curve does and lies above it."""
     run = reference_run(text())
     group, found = measured(run)
-    theory = line(group, found, "distance", gap=False, root=None)
+    theory = line(group, found, "distance", None)
     factors = theory.y[1:] / theory.y[:-1]
     assert theory.y[0] == found.y[0]
     assert theory.beside == "it"
@@ -84,7 +84,7 @@ def test_a_theorems_line_has_the_theorems_rate(reference_run: ReferenceRun) -> N
     factor, name = rate(run, None)
     assert name == "diana theorem"
     group, found = measured(run)
-    theory = line(group, found, "distance", gap=False, root=None)
+    theory = line(group, found, "distance", None)
     assert theory.y[1] / theory.y[0] == pytest.approx(factor**0.5)
     from fl_core.experiment.reading import read_experiments
     from fl_core.problem import assemble
@@ -123,13 +123,15 @@ def test_no_line_for_a_metric_that_theory_does_not_speak_of(reference_run: Refer
     """f itself has a floor; f - f* has none."""
     run = reference_run(text())
     group, found = measured(run, "f")
-    with pytest.raises(NoLineError, match=r"f - f\*"):
-        line(group, found, "f", gap=False, root=None)
+    with pytest.raises(NoLineError, match=r"f-f\*"):
+        line(group, found, "f", None)
     factor = rate(run, None)[0]
-    gap = curve(group, "it", "round", "f", subtract={run.name: least_value(run, None)})
-    theory = line(group, gap, "f", gap=True, root=None)
+    gap = curve(group, "it", "round", "f-f*", least={run.name: least_value(run, None)})
+    theory = line(group, gap, "f-f*", None)
     assert theory.y[1] / theory.y[0] == pytest.approx(factor)
     assert bool((gap.y[:20] > 0).all())
+    squares = line(group, curve(group, "it", "round", "grad_norm^2"), "grad_norm^2", None)
+    assert squares.y[1] / squares.y[0] == pytest.approx(factor)
     assert gap.y[20] < 1e-2 * gap.y[0]
 
 
