@@ -20,7 +20,7 @@ from fl_core.datasets.torch_dataset import in_tensors
 from fl_core.errors import ExperimentError, FlspanError, InputError, PlugInError, UserCodeError
 from fl_core.experiment.schema import PlugIn
 from fl_core.losses import fitted_targets, loss
-from fl_core.oracle import Oracle, flatten
+from fl_core.oracle import Oracle, bound, flatten
 from fl_core.randomness import numpy_generator, seeded_globally
 from fl_core.regularizers import regularizer
 from fl_core.shards import Shards
@@ -65,7 +65,9 @@ class Problem:
         self.regularizer = regularizer(experiment.model.regularizer)
         self._model = self._build()
         self._copying = threading.Lock()
-        self.x0 = flatten([p.detach() for p in self._model.parameters() if p.requires_grad], self.dtype, "cpu")
+        trained = [p for p in self._model.parameters() if p.requires_grad]
+        self.x0 = flatten([p.detach() for p in trained], self.dtype, "cpu")
+        bound(trained, self.x0)  # the model that replicas are made of has no memory of its own
         self.d = self.x0.numel()
         if self.d == 0:
             raise ExperimentError("the model has no parameters to train", path="model")
@@ -89,6 +91,12 @@ class Problem:
         with self._copying, _in_code_of(self.experiment.model.plug):
             model = copy.deepcopy(self._model)
         return Oracle(model, self.loss, self.regularizer, self.dtype, device)
+
+    def named_parameters(self, x: Tensor) -> dict[str, Tensor]:
+        """x `[d]` as the model's trained parameters by name, in memory of their own."""
+        named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        pieces = x.split([p.numel() for _, p in named])
+        return {name: piece.view(p.shape).clone() for (name, p), piece in zip(named, pieces, strict=True)}
 
     def initial_memory(self, algorithm: Algorithm, device: torch.device | str = "cpu") -> Any:
         """The Memory of a client that has not taken part yet."""

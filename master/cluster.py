@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from fl_core.errors import FlspanError, RunError
 from fl_core.execution import wire
+from fl_core.execution.choice import Decision
 from fl_core.execution.cohort import CohortResult, CohortWork, Skipped
 from fl_core.server import Round
 from fl_core.session import Session
@@ -21,6 +22,7 @@ from master import dispatch_vocabulary as say
 from master import events
 from master.dispatch_vocabulary import TaskId
 from master.dispatcher import Dispatcher
+from master.runs import machine_of
 
 Emit = Callable[[events.Event], None]
 Take = Callable[[int, CohortResult], None]
@@ -58,6 +60,7 @@ class OpenRun:
 
     name: str
     session: Session
+    decided: dict[str, Decision] = field(default_factory=dict)
     round: Round | None = None
     works: dict[int, CohortWork] = field(default_factory=dict)
     results: dict[int, CohortResult] = field(default_factory=dict)
@@ -93,9 +96,13 @@ class Cluster:
 
     # --- runs and rounds -----------------------------------------------------------------------------------------
 
-    def open_run(self, name: str, session: Session) -> None:
-        """Make a run known to all executors, present and future."""
-        self.runs[name] = run = OpenRun(name, session)
+    def open_run(self, name: str, session: Session, decided: Mapping[str, Decision] | None = None) -> None:
+        """Make a run known to all executors, present and future.
+
+        Args:
+            decided: by machine, whether clients were fused there when the run was last executed.
+        """
+        self.runs[name] = run = OpenRun(name, session, dict(decided or {}))
         for executor in self.executors.values():
             executor.prepare(run)
 
@@ -184,6 +191,12 @@ class Cluster:
         self._arrived[executor.id, task, attempt] = result
         self._handle(say.ResultReceived(executor.id, task, attempt))
         return self._arrived.pop((executor.id, task, attempt), None) is None
+
+    def decided(self, executor: Executor, name: str, decision: Decision) -> None:
+        """An executor has found out whether to fuse a run's clients. It is told, and recorded with the run."""
+        if name in self.runs:
+            self.runs[name].decided[machine_of(executor.name)] = decision  # for workers that join later
+            self.emit(events.FusingDecided(time_s=time.time(), run=name, executor=executor.name, **decision))
 
     def failed(self, executor: Executor, task: TaskId, attempt: int, error: FlspanError) -> None:
         """A task's code raised."""

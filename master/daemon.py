@@ -42,6 +42,9 @@ _RECEIVE_BYTES = 64 << 20
 _WAIT_S = 0.05
 """So long the lines of a round may be late."""
 
+_UNSAVED = 3
+"""The exit code of a run that is done, but for something that could not be written."""
+
 
 class Master:
     """Runs experiments on one cluster, one after the other or several at once.
@@ -62,7 +65,8 @@ class Master:
         self._links: list[WorkerLink] = []
 
     async def run(self, experiments: Sequence[Experiment]) -> int:
-        """Run them all. Returns the exit code: 0, 1 if one failed, 128 + n when stopped by signal n.
+        """Run them all. Returns the exit code: 0, 1 if one failed, 3 if something of one could not be written,
+        128 + n when stopped by signal n.
 
         Raises:
             InputError: nobody could run a client, or a worker's address needs a secret.
@@ -81,12 +85,13 @@ class Master:
             if self._stop_signal is not None or self._failure is not None:
                 self._running.stop()
             all_is_well = await self._running.run(experiments)
+            is_unsaved = self._running.is_unsaved
             self._running = None
         if self._failure is not None:
             raise self._failure
         if self._stop_signal is not None:
             return 128 + self._stop_signal
-        return 0 if all_is_well else 1
+        return (_UNSAVED if is_unsaved else 0) if all_is_well else 1
 
     def stop(self, reason: str, number: int = signal.SIGINT) -> None:
         """End with everything saved; asked twice, at once."""

@@ -73,6 +73,10 @@ class EventStream:
             self._guarded(observer, observer.close)
             self._hand_out()
 
+    def hears(self, observer: Observer) -> bool:
+        """Whether it is subscribed; one that has failed is not."""
+        return observer in self._observers
+
     def emit(self, event: Event) -> None:
         """Hand `event` to all, at once or in a moment. Never raises what an observer raises."""
         if self._wait_s and isinstance(event, _FREQUENT):

@@ -149,6 +149,22 @@ class TaskFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FusingDecided:
+    """An executor runs a run's clients together from now on, or one by one; and why.
+
+    `fused_s`, `one_by_one_s`: what a cohort took; 0 where it was not timed.
+    """
+
+    time_s: float
+    run: str
+    executor: str
+    fused: bool
+    reason: str
+    fused_s: float
+    one_by_one_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundFinished:
     """The server has stepped. `evaluates`: Evaluated of this round will follow."""
 
@@ -218,6 +234,7 @@ Event = (
     | Stopping
     | RoundStarted
     | TaskFinished
+    | FusingDecided
     | RoundFinished
     | Evaluated
     | CheckpointSaved

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 import torch
 
 from fl_core.errors import FlspanError, RunError
+from fl_core.execution.choice import Decision
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.execution.pool import DevicePool
 from fl_core.execution.site import Site
@@ -31,11 +32,14 @@ class LocalExecutor:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._sites: dict[str, Site] = {}
+        self._told: dict[str, Decision] = {}
 
     def prepare(self, run: OpenRun) -> None:
         """The run's problem is at hand already."""
         session = run.session
-        self._sites[run.name] = Site(run.name, session.problem, session.algorithm, session.work, session.user_files())
+        decided = run.decided.get(self.name)
+        files = session.user_files()
+        self._sites[run.name] = Site(run.name, session.problem, session.algorithm, session.work, files, decided)
 
     def assign(self, run: OpenRun, work: CohortWork, attempt: int) -> None:
         """Queue the cohort on the pool."""
@@ -55,6 +59,7 @@ class LocalExecutor:
     def forget(self, run: str) -> None:
         """Free the run's replicas."""
         self._sites.pop(run, None)
+        self._told.pop(run, None)
         self._pool.forget(run)
 
     def _finished(self, task: TaskId, attempt: int, done: Future[CohortResult]) -> None:
@@ -62,6 +67,11 @@ class LocalExecutor:
             return
         error = done.exception()
         if error is None:
+            site = self._sites.get(task.run)
+            decision = None if site is None else site.fusing.decision()
+            if decision is not None and decision is not self._told.get(task.run):
+                self._told[task.run] = decision
+                self._cluster.decided(self, task.run, decision)
             self._cluster.result(self, task, attempt, done.result())
         else:
             known = error if isinstance(error, FlspanError) else RunError(f"{type(error).__name__}: {error}")

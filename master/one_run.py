@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -21,6 +22,7 @@ from master import checkpoint, events
 from master.checkpoint import Checkpoint
 from master.cluster import Cluster
 from master.event_stream import EventStream, Observer
+from master.observers.execution_record import ExecutionRecord, read_execution
 from master.observers.metrics_jsonl import EventLog, MetricsLog
 from master.observers.text_log import TextLog
 from master.options import MasterOptions
@@ -31,7 +33,11 @@ from master.runs import RunFolder, environment, run_name, write_whole
 
 
 class OneRun:
-    """A run, from its folder to its summary."""
+    """A run, from its folder to its summary.
+
+    Attributes:
+        is_unsaved: something of it could not be written: a checkpoint, a line, a result.
+    """
 
     def __init__(
         self,
@@ -50,6 +56,8 @@ class OneRun:
         self.name = self.folder.path.name
         self._loop: RoundLoop | ReferenceLoop | None = None
         self._stopped = False
+        self._files: list[Observer] = []
+        self.is_unsaved = False
         self._io = asyncio.get_running_loop()
 
     def stop(self) -> None:
@@ -77,8 +85,7 @@ class OneRun:
             if self._stopped:
                 self._loop.stop()
             self._emit_start(session, 0 if resumed is None else resumed.round, position, of)
-            outcome = await self._loop.run()
-            self._write_results(session, outcome)
+            outcome = self._end(session, await self._loop.run())
             summary = {name: value for name, value in outcome.metrics.items() if math.isfinite(value)}
             self._stream.emit(
                 events.RunFinished(
@@ -108,7 +115,9 @@ class OneRun:
             MetricsLog(self.folder.metrics, self.name, after_round=after),
             EventLog(self.folder.events, self.name),
             TextLog(log, timestamps=True, run=self.name),
+            ExecutionRecord(self.folder.execution, self.name),
         ]
+        self._files = observers[:2]
         for observer in observers:
             self._stream.subscribe(observer)
             stack.callback(self._stream.unsubscribe, observer)
@@ -118,7 +127,8 @@ class OneRun:
             _check_device(self._options)
         if self._options.reference:
             return ReferenceLoop(self.name, session, self._stream.emit)
-        self._cluster.open_run(self.name, session)
+        decided = read_execution(self.folder.execution) if self._options.resume else {}
+        self._cluster.open_run(self.name, session, decided)
         loop = RoundLoop(self.name, session, self._cluster, self._save, self._wire_bytes, self._stream.flush)
         loop.keep_memories_in(self.folder.path)
         if resumed is not None:
@@ -154,15 +164,39 @@ class OneRun:
 
     def _save(self, saved: Checkpoint) -> None:
         """Runs in the saver's thread. A full disk costs the checkpoint, not the run."""
+        if self._lines_are_lost():
+            return  # a run that went on from here would never make up for them
         try:
             path = saved.save(self.folder.checkpoints)
             event: events.Event = events.CheckpointSaved(
                 time_s=time.time(), run=self.name, round=saved.round, path=str(path)
             )
         except OSError as error:
+            self.is_unsaved = True
             text = f"the checkpoint after round {saved.round} could not be written: {error}; the last good one stays"
             event = events.Warned(time_s=time.time(), text=text)
         self._io.call_soon_threadsafe(self._stream.emit, event)
+
+    def _end(self, session: Session, outcome: Outcome) -> Outcome:
+        """Write down how it ended. A full disk costs what it costs: the next start goes on from the last checkpoint."""
+        self._stream.flush()
+        if outcome.reason == "finished" and self._lines_are_lost():
+            text = "the rounds are done, but not all of their lines could be written: with room on the disk, run the "
+            text += "same command again: it goes on from the last checkpoint"
+            outcome = replace(outcome, reason="stopped", text=text)
+        try:
+            self._write_results(session, outcome)
+        except OSError as error:
+            self.is_unsaved = True
+            text = f"run {self.name}: its results could not be written: {error}; run the same command again"
+            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+        return outcome
+
+    def _lines_are_lost(self) -> bool:
+        """Whether metrics.jsonl or events.jsonl is not written any more."""
+        lost = not all(self._stream.hears(observer) for observer in self._files)
+        self.is_unsaved = self.is_unsaved or lost
+        return lost
 
     def _write_results(self, session: Session, outcome: Outcome) -> None:
         tensors = named_parameters(session, outcome.x)
@@ -192,12 +226,7 @@ def _check_device(options: MasterOptions) -> None:
 
 def named_parameters(session: Session, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """x `[d]` as the model's parameters by name: what `load_state_dict(..., strict=False)` takes."""
-    tensors, offset = {}, 0
-    for name, parameter in session.problem.oracle("cpu").model.named_parameters():
-        if parameter.requires_grad:
-            tensors[name] = x[offset : offset + parameter.numel()].view(parameter.shape).clone()
-            offset += parameter.numel()
-    return tensors
+    return session.problem.named_parameters(x)
 
 
 __all__ = ["OneRun", "folder_of", "named_parameters"]

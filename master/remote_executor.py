@@ -7,6 +7,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from fl_core.algorithm import Algorithm
@@ -14,13 +15,15 @@ from fl_core.errors import FlspanError, UserCodeError
 from fl_core.execution import wire
 from fl_core.execution.body_limits import body_limit, largest_shard_bytes, result_bytes
 from fl_core.execution.broadcasts import SentBroadcasts
+from fl_core.execution.choice import Decision
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.state import fields_of
 from master.cluster import Cluster, OpenRun
 from master.dispatch_vocabulary import TaskId
+from master.runs import machine_of
 from protocol import messages
 from protocol.errors import ConnectionLostError, MessageError, ProtocolError
-from protocol.fields import Report, Source
+from protocol.fields import FusingChoice, Report, Source
 from protocol.link import Link
 
 
@@ -76,7 +79,7 @@ class RemoteExecutor:
         self.link.allow_body(max(self.link.connection.body_limit, body_limit(run.session, 0)))
         if self.link.budget is not None:
             self.link.budget.at_least(2 * result_bytes(run.session))
-        self._tell(setup_message(run))
+        self._tell(setup_message(run, run.decided.get(machine_of(self.name))))
 
     def assign(self, run: OpenRun, work: CohortWork, attempt: int) -> None:
         """Queue the task; what it needs and the worker lacks is sent before it."""
@@ -189,6 +192,8 @@ class RemoteExecutor:
             if work is None or not _accounts_for(result, work):
                 raise MessageError(f"a Result of task {message.task} for other clients than the task's")
             _check_fields(result, work, run.session.algorithm)
+        if message.fusing is not None:
+            self._cluster.decided(self, message.run, msgspec.convert(msgspec.structs.asdict(message.fusing), Decision))
         self._adapt_credit(sum(result.metrics["seconds_s"]))
         if self._cluster.result(self, task, message.attempt, result) and result.memory:
             state = self._runs.get(message.run)
@@ -258,7 +263,7 @@ def error_of(report: Report, worker: str | None = None) -> FlspanError:
     )
 
 
-def setup_message(run: OpenRun) -> messages.Setup:
+def setup_message(run: OpenRun, decided: Decision | None = None) -> messages.Setup:
     """What a worker must know of a run: never a path, never code that is not text."""
     session = run.session
     experiment = session.experiment.to_dict()
@@ -271,4 +276,5 @@ def setup_message(run: OpenRun) -> messages.Setup:
         "clients": session.problem.n,
         "shard_bytes": largest_shard_bytes(session.problem.shards),
     }
-    return messages.Setup(run.name, json.dumps(body).encode(), sources, session.data_sha256)
+    fusing = None if decided is None else FusingChoice(**decided)
+    return messages.Setup(run.name, json.dumps(body).encode(), sources, session.data_sha256, fusing)

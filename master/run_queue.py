@@ -27,6 +27,8 @@ class RunQueue:
         self._under_way: list[OneRun] = []
         self._stopped = False
         self._failed = False
+        self.is_unsaved = False
+        """Something of a run could not be written."""
         self._error: Exception | None = None
         self._turns: dict[str, asyncio.Lock] = {}
 
@@ -68,6 +70,7 @@ class RunQueue:
                     self.stop()
                 finally:
                     self._under_way.remove(run)
+                    self.is_unsaved = self.is_unsaved or run.is_unsaved
 
 
 __all__ = ["RunQueue"]

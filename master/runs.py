@@ -154,6 +154,11 @@ class RunFolder:
         """One entry a start, oldest first."""
         return self._read_json("environment.json", list) or []
 
+    @property
+    def execution(self) -> Path:
+        """By machine, whether clients were fused there (`observers/execution_record.py`)."""
+        return self.path / "execution.json"
+
     def summary(self) -> dict[str, Any] | None:
         """summary.json; None until the run ended once."""
         return self._read_json("summary.json", dict)
@@ -186,6 +191,11 @@ class RunFolder:
 
     def _write_json(self, name: str, content: object) -> None:
         write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def machine_of(executor: str) -> str:
+    """Executors of one machine choose alike: a worker's host, or "local"."""
+    return executor.rpartition(":")[0] or executor
 
 
 class RunLock:

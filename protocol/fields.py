@@ -110,6 +110,20 @@ def clipped(text: str, limit: int, keep_end: bool = False) -> str:
     return "… " + text[2 - limit :] if keep_end else text[: limit - 2] + " …"
 
 
+class FusingChoice(Record, frozen=True):
+    """Whether a process runs a run's clients together, why, and what a cohort took (seconds; 0: not timed)."""
+
+    fused: bool
+    reason: Text
+    fused_s: Annotated[float, Meta(ge=0)] = 0.0
+    one_by_one_s: Annotated[float, Meta(ge=0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.fused_s) and math.isfinite(self.one_by_one_s)):
+            raise ValueError("times must be finite")
+        force_setattr(self, "reason", clipped(self.reason, MESSAGE_CHARACTERS))
+
+
 class SkippedClient(Record, frozen=True):
     """A client of a task that could not take part, and why; what is too long is cut when it is made."""
 

@@ -20,6 +20,7 @@ from protocol.fields import (
     Count,
     Digest,
     Field,
+    FusingChoice,
     Name,
     Nonce,
     Report,
@@ -120,12 +121,16 @@ class Bye(Message, frozen=True):
 
 
 class Setup(Message, frozen=True):
-    """A run begins: its resolved experiment (JSON), the user's files, the digest of the data."""
+    """A run begins: its resolved experiment (JSON), the user's files, the digest of the data.
+
+    ``fusing``: what such a worker has chosen for this run before.
+    """
 
     run: Name
     experiment: Annotated[bytes, Meta(max_length=768 << 10)]
     sources: Annotated[list[Source], Meta(max_length=64)]
     data_sha256: Digest
+    fusing: FusingChoice | None = None
 
 
 class Shard(BulkMessage, frozen=True):
@@ -207,6 +212,7 @@ class Result(BulkMessage, frozen=True):
     """What a cohort replied: a buffer a field, then one a tensor (memories, dense fields, those of ``sums``).
 
     ``metrics``: a value a client. ``skipped``: clients of the task that are not among ``clients``.
+    ``fusing``: what the worker has chosen for the run; once, when it has.
     """
 
     run: Name
@@ -221,6 +227,7 @@ class Result(BulkMessage, frozen=True):
     )
     sums: Annotated[list[Summed], Meta(max_length=256)] = msgspec.field(default_factory=list)
     skipped: Annotated[list[SkippedClient], Meta(max_length=65536)] = msgspec.field(default_factory=list)
+    fusing: FusingChoice | None = None
 
     def buffer_sizes(self) -> list[int]:
         return [sum(field.sizes) for field in self.fields] + [tensor.nbytes for tensor in self.tensors]

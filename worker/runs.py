@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fl_core.errors import FlspanError
 from fl_core.execution.body_limits import body_limit
+from fl_core.execution.choice import Decision
 from fl_core.execution.site import Site
 from fl_core.experiment.schema import Experiment
 from fl_core.problem import Problem, Shape, assemble
@@ -81,7 +84,8 @@ class Runs:
         experiment = Experiment.from_dict(tables)
         problem, has_data = self._problem(setup, experiment, body)
         session = with_problem(experiment, problem)
-        site = Site(setup.run, problem, session.algorithm, session.work, session.user_files())
+        decided = None if setup.fusing is None else msgspec.convert(msgspec.structs.asdict(setup.fusing), Decision)
+        site = Site(setup.run, problem, session.algorithm, session.work, session.user_files(), decided)
         return Preparation(PreparedRun(site, has_data, body_limit(session, body["shard_bytes"])))
 
     def _problem(self, setup: messages.Setup, experiment: Experiment, body: Mapping[str, Any]) -> tuple[Problem, bool]:

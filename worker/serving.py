@@ -9,17 +9,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from fl_core.errors import FlspanError, UserCodeError
 from fl_core.execution import wire
 from fl_core.execution.broadcasts import ReceivedBroadcasts
+from fl_core.execution.choice import Decision
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.execution.held_memories import HeldMemories, completed
 from fl_core.execution.pool import DevicePool
 from protocol import messages
 from protocol.errors import MessageError, StateError
-from protocol.fields import Report
+from protocol.fields import FusingChoice, Report
 from protocol.link import Link
 from worker.runs import Preparation, PreparedRun
 
@@ -64,6 +66,7 @@ class Serving:
         self._runs: dict[str, PreparedRun] = {}
         self._broadcasts: dict[str, ReceivedBroadcasts] = {}
         self._memories: dict[str, HeldMemories] = {}
+        self._told: dict[str, Decision] = {}  # of fusing, by run
         self._held: dict[_Key, _Held] = {}
         self._cancelled: set[_Key] = set()  # before they came: a Cancel may overtake its Task
         self._outgoing: asyncio.Queue[Outgoing | None] = asyncio.Queue()
@@ -218,6 +221,7 @@ class Serving:
         self._runs.pop(run, None)
         self._broadcasts.pop(run, None)
         self._memories.pop(run, None)
+        self._told.pop(run, None)
         self._cancelled = {key for key in self._cancelled if key.run != run}
         for key, held in list(self._held.items()):
             if key.run == run:
@@ -240,10 +244,20 @@ class Serving:
             self.answered += 1
             if key.run in self._memories:
                 self._memories[key.run].keep(done.result(), key.round)
-            return wire.result_message(key.run, held.work, key.attempt, done.result())
+            message, buffers = wire.result_message(key.run, held.work, key.attempt, done.result())
+            return msgspec.structs.replace(message, fusing=self._news_of_fusing(key.run)), buffers
         report = report_of(error)
         logger.warning("a task failed: %s", report.message)
         return messages.Failure(key.run, key.round, key.task, key.attempt, report), []
+
+    def _news_of_fusing(self, name: str) -> FusingChoice | None:
+        """Whether the run's clients are fused here, when the master has not been told so yet."""
+        run = self._runs.get(name)
+        decision = None if run is None else run.site.fusing.decision()
+        if decision is None or decision is self._told.get(name):
+            return None
+        self._told[name] = decision
+        return FusingChoice(**decision)
 
     async def _send(self) -> None:
         while True:

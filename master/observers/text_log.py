@@ -12,6 +12,7 @@ from typing import TextIO
 from master.events import (
     CheckpointSaved,
     Event,
+    FusingDecided,
     Metrics,
     Noted,
     Paused,
@@ -83,6 +84,7 @@ def _arrived(event: WorkerJoined | WorkerReturned) -> str:
     return f"worker {event.name} {verb}  address {event.address}  slots {event.slots}  devices {devices}"
 
 
+_TOGETHER = {True: "run together", False: "run one by one"}
 _DESCRIPTIONS: dict[type, Callable[..., str]] = {
     RunStarted: _started,
     RunFinished: _finished,
@@ -95,6 +97,7 @@ _DESCRIPTIONS: dict[type, Callable[..., str]] = {
     Stopping: lambda event: f"stopping: {event.reason}",
     Warned: lambda event: f"warning: {event.text}",
     Noted: lambda event: f"note: {event.text}",
+    FusingDecided: lambda event: f"{event.executor}: clients {_TOGETHER[event.fused]}: {event.reason}",
     CheckpointSaved: lambda event: f"checkpoint  round {event.round}  {event.path}",
 }
 

@@ -75,7 +75,7 @@ async def test_a_run_leaves_its_folder(bench: Bench) -> None:
     names = {path.name for path in run.path.iterdir()}
     assert names == {
         *("experiment.toml", "environment.json", "metrics.jsonl", "events.jsonl", "log.txt"),
-        *("checkpoints", "model.safetensors", "summary.json"),
+        *("checkpoints", "execution.json", "model.safetensors", "summary.json"),
     }
     assert [line["round"] for line in run.metrics] == [0, 1, 2, 3]
     assert run.summary["reason"] == "finished"
