@@ -1,5 +1,6 @@
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench docs
 demo: ; ./run demo
 test: ; ./run test
 lint: ; ./run lint
 bench: ; ./run bench
+docs: ; ./run docs

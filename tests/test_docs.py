@@ -1,4 +1,4 @@
-"""The documentation holds: the tutorial is run, messages are those of the source, and files and tests it names exist."""
+"""The documentation holds: the tutorial is run, messages are those of the source, files and tests named exist."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts
 PACKAGES = ("protocol", "compressors", "fl_core", "algorithms", "master", "worker", "deploy")
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# (?P<name>\S+\.(?:toml|py))(?P<more>, at its end)?$")
+
+
+_CUT_SHORT = {"./run demo": " --set rounds=3", "./run test": " -n 0 -p no:cacheprovider tests/protocol/test_states.py"}
 
 
 # --- the tutorial ----------------------------------------------------------------------------------------------------
@@ -53,7 +56,9 @@ class Reader:
         for name in ("run", "pyproject.toml"):
             shutil.copy(ROOT / name, self._flspan / name)
         (self._flspan / ".venv").mkdir()
-        (self._flspan / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+        for path in Path(sys.prefix).iterdir():
+            if path.name != "flspan-set-up":
+                (self._flspan / ".venv" / path.name).symlink_to(path)
         required = (ROOT / "pyproject.toml").read_text().partition("[tool.ruff]\n")[0]
         (self._flspan / ".venv" / "flspan-set-up").write_text(f"{self._flspan}\n{required}")
 
@@ -72,11 +77,7 @@ class Reader:
                 file.write(block)
 
     def _types(self, line: str) -> None:
-        cut_short = {
-            "./run demo": " --set rounds=3",
-            "./run test": " -p no:cacheprovider tests/protocol/test_states.py",
-        }
-        line += cut_short.get(line, "")
+        line += _CUT_SHORT.get(line, "")
         if line.startswith("flworker "):
             self._starts_workers(line.replace("--host 0.0.0.0 --port 7000", "--host 127.0.0.1 --port 0"))
             return
@@ -99,10 +100,9 @@ class Reader:
             log = self._own / f"gpu{number}.txt"
             with log.open("wb") as file:
                 command = ["bash", "-c", f"exec {line} --devices cpu --threads-per-device 1"]
-                worker = subprocess.Popen(command, cwd=self._own, env=self._environment(), stdout=file)
+                worker = subprocess.Popen(command, cwd=self._own, env=self._environment(), stdout=file, stderr=file)
             self._workers.append(worker)
-            said = until(lambda log=log: re.search(r"listening on (\S+)\n", log.read_text()), "a worker that listens")
-            self._addresses.append(said[1])
+            self._addresses.append(_address(log))
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -113,6 +113,12 @@ class Reader:
             worker.terminate()
         for worker in self._workers:
             worker.wait()
+
+
+def _address(log: Path) -> str:
+    """Where a worker says it listens."""
+    said = until(lambda: re.search(r"listening on (\S+)\n", log.read_text()), "a worker that listens")
+    return str(said[1])
 
 
 @pytest.fixture
@@ -147,11 +153,13 @@ def _spelled(node: ast.AST) -> str:
 
 @pytest.fixture(scope="module")
 def strings() -> list[str]:
-    """Every string in the source, as a message of it reads."""
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    scripts = [(ROOT / "run").read_text(encoding="utf-8")]
-    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in files)
-    return scripts + [text for tree in trees for node in ast.walk(tree) if (text := _spelled(node))]
+    """Every string in the source that is no docstring, as a message of it reads; and the lines of ./run."""
+    found = (ROOT / "run").read_text(encoding="utf-8").splitlines()
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        found += [text for node in nodes if id(node) not in docstrings and (text := _spelled(node))]
+    return found
 
 
 def told(page: str) -> list[str]:
@@ -166,7 +174,7 @@ def test_messages_explained_are_messages_there_are(strings: list[str]) -> None:
     assert len(messages) > 50
     for message in messages:
         pieces = [piece for piece in re.split(r"\s*…\s*", message) if piece]
-        pattern = re.compile(".*".join(map(re.escape, pieces)), flags=re.DOTALL)
+        pattern = re.compile(".*".join(map(re.escape, pieces)))
         assert any(pattern.search(text) for text in strings), message
 
 
@@ -187,7 +195,7 @@ def test_tests_and_files_named_are_there(page: Path) -> None:
     for text in named:
         name, _, function = text.partition("::")
         places = [place for place in (ROOT / name, ROOT / "tests" / name) if place.exists()]
-        assert places or "*" in name, text
+        assert places or "*" in name or "<" in name, text  # a pattern names what is not there yet
         if function:
             assert f"def {function.rstrip('…')}" in places[-1].read_text(encoding="utf-8"), text
 
@@ -220,9 +228,9 @@ def conf() -> ModuleType:
     [
         ("[a](../README.md)", "[a](readme.md)"),
         ("[a](metrics.md#unit)", "[a](metrics.md#unit)"),
-        ("[a](https://example.org/x)", "[a](https://example.org/x)"),
+        ("[a](https://arxiv.org/x)", "[a](https://arxiv.org/x)"),
         ("[systemd](../deploy/systemd)", "systemd (`deploy/systemd/`)"),
-        ("[`../examples`](../examples)", "../examples (`examples/`)"),
+        ("[`deploy/slurm`](../deploy/slurm)", "`deploy/slurm/`"),
         ("[f](../examples/my_algorithm.py)", "[f](../examples/my_algorithm.py)"),
     ],
 )
@@ -241,6 +249,23 @@ def test_docstrings_are_plain_english(conf: Any) -> None:
     assert conf.marked_up("|x| * y_ is `a|b*`, see :mod:`~protocol.frames`") == (
         r"\|x\| \* y\_ is ``a|b*``, see :mod:`~protocol.frames`"
     )
-    lines = ["Steps.", "", "    x = x - |g|", "", "Args:", "    x: of |x|.", ""]
+    lines = [
+        "Steps.",
+        "",
+        "    x = x - |g|",
+        "",
+        "Args:",
+        "    x: of |x|.",
+        "",
+        "A",
+        "└── B",
+        "",
+        "a: *",
+        "b: c",
+        "  d",
+    ]
     conf.process_docstring(None, "function", "f", None, None, lines)
-    assert lines == ["Steps.", "", "::", "", "    x = x - |g|", "", "Args:", r"    x: of \|x\|.", ""]
+    text = "\n".join(lines)
+    assert text.startswith(
+        "Steps.\n\n::\n\n        x = x - |g|\n\nArgs:\n    x: of \\|x\\|.\n\n::\n\n    A\n    └── B\n"
+    )

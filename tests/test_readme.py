@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TASKS = ("demo", "test", "lint", "bench", "setup")
+TASKS = ("demo", "test", "lint", "bench", "docs", "setup")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -119,7 +119,7 @@ def test_links_lead_somewhere() -> None:
 def test_the_tasks_are_those_of_the_makefile() -> None:
     """`make X` is `./run X`, and `./run` alone lists them all."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert re.findall(r"^(\w+): ; ./run (\w+)$", makefile, flags=re.MULTILINE) == [(task, task) for task in TASKS[:4]]
+    assert re.findall(r"^(\w+): ; ./run (\w+)$", makefile, flags=re.MULTILINE) == [(task, task) for task in TASKS[:5]]
     listed = run(ROOT)
     assert listed.returncode == 2
     assert [line.split()[1] for line in listed.stdout.splitlines() if "./run" in line] == list(TASKS)
@@ -129,7 +129,7 @@ def test_an_unknown_task_is_refused() -> None:
     """A mistyped task sets nothing up, and the line says which there are."""
     answer = run(ROOT, "tset")
     assert answer.returncode == 2
-    assert answer.stderr == 'flspan: there is no "./run tset"; there are demo, test, lint, bench and setup\n'
+    assert answer.stderr == 'flspan: there is no "./run tset"; there are demo, test, lint, bench, docs and setup\n'
 
 
 def test_a_complete_environment_needs_nothing(clone: Path, no_python: str) -> None:
