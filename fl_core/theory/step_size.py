@@ -41,6 +41,7 @@ def theoretical(algorithm: Algorithm, problem: Problem, work: LocalWork) -> tupl
     setting = Setting(
         _constants(problem), clients.per_round, clients.sampling, uplink.omega(problem.d), uplink.delta(problem.d), tau
     )
+    _check_stated(algorithm)
     step = algorithm.theoretical_step(setting)
     if step is None:
         raise NoTheoremError(f"no theorem is known here that gives {name} a server step")
@@ -53,6 +54,33 @@ def theoretical(algorithm: Algorithm, problem: Problem, work: LocalWork) -> tupl
     note = f"server lr = gamma/(eta_l tau) = {lr:.6g}: {step.formula}; {step.reference}"
     stochastic = any(work.estimator.indices(m, (0, 0, 0), 0) is not None for m in _sizes(problem))
     return lr, note + ("; it assumes full local gradients, and these are stochastic" if stochastic else "")
+
+
+_STEPS = (
+    "participants",
+    "initialize_server_state",
+    "client_state",
+    "local_steps",
+    "local_gradient",
+    "client_opt",
+    "local_state",
+    "server_gradient",
+    "server_opt",
+    "server_global_state",
+)
+
+
+def _check_stated(algorithm: Algorithm) -> None:
+    """A theorem is about the method whose class states it: a subclass that computes something else has none."""
+    classes = type(algorithm).__mro__
+    states = next(k for k, each in enumerate(classes) if "theoretical_step" in vars(each))
+    changed = [(each, name) for each in classes[:states] for name in _STEPS if name in vars(each)]
+    if changed and classes[states].__name__ != "Algorithm":  # which has no theorem to inherit
+        other, name = changed[0]
+        raise NoTheoremError(
+            f"{other.__name__} has a {name} of its own, and the theorem of {classes[states].__name__} is not about it "
+            "(a theoretical_step of its own would state one)"
+        )
 
 
 def solved_constants(problem: Problem) -> tuple[Constants | None, str]:

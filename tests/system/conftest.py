@@ -122,10 +122,10 @@ class MasterHere:
         event: dict[str, Any] = (await self.until(seen, f"{kind} {fields}"))[0]
         return event
 
-    async def ended(self) -> int:
+    async def ended(self, patience_s: float = PATIENCE_S) -> int:
         """Its exit code."""
         assert self.task is not None
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             return await self.task
 
     async def stop(self) -> int:

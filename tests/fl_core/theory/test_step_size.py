@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from algorithms.dcgd import DCGD
+from fl_core import Client
 from fl_core.errors import ExperimentError
 from fl_core.experiment.building import build
 from fl_core.experiment.checking import checked
@@ -14,6 +18,8 @@ from fl_core.metrics import evaluate
 from fl_core.reference import run_reference
 from fl_core.session import Session, open_session
 from fl_core.theory import Setting, steps
+from fl_core.theory.step_size import theoretical
+from fl_core.theory.steps import NoTheoremError
 
 
 def session(algorithm: dict[str, Any], **tables: Any) -> Session:
@@ -121,6 +127,24 @@ def test_where_there_is_no_theorem(algorithm: str, tables: dict[str, Any], text:
         session({"name": algorithm}, **tables)
     assert str(caught.value).startswith("[server] optimizer.lr: ")
     assert str(caught.value).endswith('; give a number instead of "theory"')
+
+
+def test_a_theorem_is_not_inherited_by_a_method_that_computes_something_else() -> None:
+    """A subclass with another local gradient has none until it states one; one with other numbers only has it."""
+
+    @dataclass(frozen=True)
+    class Heavier(DCGD):
+        def local_gradient(self, client: Client, x: Tensor, s: Any) -> Tensor:
+            return 2 * client.gradient(x)
+
+    @dataclass(frozen=True)
+    class Renamed(DCGD):
+        """DCGD."""
+
+    opened = session({"name": "dcgd"})
+    with pytest.raises(NoTheoremError, match="Heavier has a local_gradient of its own, and the theorem of DCGD is"):
+        theoretical(Heavier(), opened.problem, opened.work)
+    assert theoretical(Renamed(), opened.problem, opened.work)[0] > 0
 
 
 def test_distance_is_to_the_minimiser_of_this_f() -> None:
