@@ -38,7 +38,9 @@ class DaskLauncher:
         at = self._options.at
         place = {"scheduler_file": at} if Path(at).is_file() else {"address": at}
         try:
-            self._client = Client(**place, timeout=_CONNECT_S, set_as_default=False, name="flspan")
+            self._client = Client(  # type: ignore[no-untyped-call]  # its own code is not typed
+                **place, timeout=_CONNECT_S, set_as_default=False, name="flspan"
+            )
         except (OSError, ValueError, TimeoutError) as error:
             raise InputError(f"there is no Dask scheduler at {at}: {error}") from None
 

@@ -14,7 +14,7 @@ from tests.conftest import Daemons, Finished, Process
 from tests.system.conftest import MasterHere
 
 HERE = Path(__file__).parent
-ROUNDS, TASKS = 10, 20
+ROUNDS, TASKS, CLIENTS_A_TASK = 10, 20, 2
 ALL_TASKS = [(round, task) for round in range(1, ROUNDS + 1) for task in range(TASKS)]
 EXACT = (
     "round",

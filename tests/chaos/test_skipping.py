@@ -37,11 +37,11 @@ async def test_the_same_clients_are_skipped_everywhere(
     reference, *others = [run.run for run in found]
     assert [line.get("skipped") for line in reference.metrics] == [None, 1, 2, 2, 2]
     assert [line.get("clients") for line in reference.metrics] == [None, 59, 58, 58, 58]
-    for run in others:
-        assert run.model_sha256 == reference.model_sha256
-        pick = [{k: v for k, v in line.items() if k != "loss_train"} for line in exact(run)]
+    for other in others:
+        assert other.model_sha256 == reference.model_sha256
+        pick = [{k: v for k, v in line.items() if k != "loss_train"} for line in exact(other)]
         assert pick == [{k: v for k, v in line.items() if k != "loss_train"} for line in exact(reference)]
-        assert [line.get("skipped") for line in run.metrics] == [None, 1, 2, 2, 2]
+        assert [line.get("skipped") for line in other.metrics] == [None, 1, 2, 2, 2]
     said = found[1].out.getvalue()
     assert "round 1: client 17 is skipped: client 17: compress() was given a vector with NaN or inf" in said
     assert "failing.py:" in said
