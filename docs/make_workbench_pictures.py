@@ -2,7 +2,7 @@
 
     python docs/make_workbench_pictures.py [--into docs/pictures] [--size 120x38]
 
-The keys are pressed through Textual's Pilot, and the runs are really run, in a folder of their own that is then removed.
+Keys are pressed through Textual's Pilot, and the runs are really run, in a folder of their own that is then removed.
 """
 
 from __future__ import annotations
