@@ -69,7 +69,7 @@ def measure(workload: Workload, way: str, rounds: int) -> Measured:
         events = _read(folder, "events.jsonl")
         metrics = _read(folder, "metrics.jsonl")
     ends = [e["time_s"] for e in events if e["event"] == "RoundFinished"]
-    skip = min(_WARM, len(ends) // 2)
+    skip = min(_WARM, (len(ends) - 1) // 2)
     elapsed = ends[-1] - ends[skip]
     count = len(ends) - 1 - skip
     wire = max((int(m.get("wire_bytes_sent", 0)) + int(m.get("wire_bytes_received", 0)) for m in metrics), default=0)

@@ -17,7 +17,6 @@ from compressors.compressor import (
     check_stack,
     copy_of,
     from_bytes,
-    to_bytes,
     value_bits,
 )
 
@@ -29,8 +28,10 @@ class Identity(Compressor):
     def encode(self, x: Tensor, generators: Sequence[torch.Generator]) -> Encoded:
         """`x` `[G, d]` as W d bits a row."""
         check_stack(x, generators)
-        raw = to_bytes(x)
-        return Encoded(copy_of(x.detach()), raw.reshape(-1), (raw.shape[1],) * raw.shape[0])
+        value = copy_of(x.detach())
+        # On the CPU the message is the value's own memory: a large model is copied once, not twice.
+        raw = value.view(torch.uint8).cpu().numpy()
+        return Encoded(value, raw.reshape(-1), (raw.shape[1],) * raw.shape[0])
 
     def decode(
         self,

@@ -1,12 +1,13 @@
 """The oracle of one pool slot: value and gradient of a batch's loss at a flat point x `[d]`.
 
 It owns one replica of the model whose parameters are views into one flat buffer; asking at x is a copy into that
-buffer, one forward and one backward. A replica belongs to one thread at a time.
+buffer, one forward and one backward. (`descend` needs none: there the parameters are views of x itself.) A replica
+belongs to one thread at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -38,6 +39,7 @@ class Oracle:
 
     Args:
         model: taken over by the oracle; its parameters become views of one flat buffer.
+        autocast: the type in which torch.autocast computes training's forward; the loss is in the model's own type.
         loss: mean over a batch, from outputs and targets.
         regularizer: R, or None.
 
@@ -53,30 +55,41 @@ class Oracle:
         regularizer: Regularizer | None,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        autocast: torch.dtype | None = None,
     ) -> None:
+        self.autocast = autocast
         self.model = model.to(device=device, dtype=dtype)
         self.loss_of = loss
         self.regularizer = None if isinstance(regularizer, NoRegularizer) else regularizer
         self.parameters: list[nn.Parameter] = [p for p in self.model.parameters() if p.requires_grad]
         self.d = sum(p.numel() for p in self.parameters)
-        self.flat = flatten([p.detach() for p in self.parameters], dtype, device)
+        self._flat: Tensor | None = flatten([p.detach() for p in self.parameters], dtype, device)
         self.initial_buffers = [buffer.detach().clone() for buffer in self.model.buffers()]
         self._modules = tuple(self.model.modules())
         self._inputs = tuple(self.parameters)
         self._one = torch.ones((), dtype=dtype, device=device)
         self._pieces: list[Tensor] = []
-        self._bind(self.flat)
+        self._bind(self._flat)
         self._writes: bool | None = None
+        self._spares_flat = True
 
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' type."""
-        return self.flat.dtype
+        return self._one.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the replica lives."""
-        return self.flat.device
+        return self._one.device
+
+    @property
+    def flat(self) -> Tensor:
+        """The oracle's own memory `[d]`: the point of the last question; after `descend`, anything."""
+        if self._flat is None:  # it was let go, and is needed after all: from now on it stays
+            self._flat = torch.empty(self.d, dtype=self.dtype, device=self.device)
+            self._spares_flat = False
+        return self._flat
 
     def reset_buffers(self) -> None:
         """Put BatchNorm's statistics and the like back to their start: no client sees what another has left."""
@@ -108,10 +121,12 @@ class Oracle:
         """
         if self._bound is not x:
             self._bind(x)
+        if self._spares_flat:  # a slot of a large model holds one x, not two
+            self._flat = None
         self._train(True)
         before = self._versions()
         with torch.enable_grad():
-            loss = self.loss_of(self.model(inputs), targets)
+            loss = self._loss(inputs, targets)
             grads = self._gradients(loss)
         if self._versions() != before:
             raise PlugInError("the model's forward() has changed its own parameters, and not from its first call on")
@@ -124,7 +139,7 @@ class Oracle:
         """The batch's mean loss at x plus R, in training mode, without a gradient."""
         self._set(x, train=True)
         with torch.no_grad():
-            value = self.loss_of(self.model(inputs), targets)
+            value = self._loss(inputs, targets)
             return value if self.regularizer is None else value + self.regularizer.value(x)
 
     def outputs(self, x: Tensor, inputs: Tensor) -> Tensor:
@@ -142,11 +157,19 @@ class Oracle:
         self._set(x, train)
         before = self._versions() if self._writes is None else 0
         with torch.enable_grad():  # a user may ask for a gradient where she has turned her own autograd off
-            loss = self.loss_of(self.model(inputs), targets)
+            loss = self._loss(inputs, targets) if train else self.loss_of(self.model(inputs), targets)
             grads = self._gradients(loss)
         if self._writes is None:
             self._writes = self._versions() != before
         return torch.cat([g.reshape(-1) for g in grads]), loss.detach()
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The batch's mean loss, in training."""
+        if self.autocast is None:
+            return self.loss_of(self.model(inputs), targets)
+        with torch.autocast(self.device.type, self.autocast):
+            outputs = self.model(inputs)
+        return self.loss_of(outputs.to(self.dtype), targets)
 
     def _gradients(self, loss: Tensor) -> Sequence[Tensor]:
         """Of the loss with respect to each parameter; zeros where the loss does not reach one."""
@@ -156,19 +179,14 @@ class Oracle:
         return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self._inputs, strict=True)]
 
     def _set(self, x: Tensor, train: bool) -> None:
-        if self._bound is not self.flat:
-            self._bind(self.flat)
-        self.flat.copy_(x.detach())
+        flat = self.flat
+        if self._bound is not flat:
+            self._bind(flat)
+        flat.copy_(x.detach())
         self._train(train)
 
     def _bind(self, x: Tensor) -> None:
-        """Make the parameters views of x `[d]`."""
-        offset, self._pieces = 0, []
-        for p in self.parameters:
-            piece = x[offset : offset + p.numel()].view(p.shape)
-            p.data = piece
-            self._pieces.append(piece)
-            offset += p.numel()
+        self._pieces = bound(self.parameters, x)
         self._bound = x
 
     def _train(self, train: bool) -> None:
@@ -178,6 +196,17 @@ class Oracle:
     def _versions(self) -> int:
         """A number that changes when someone writes into the parameters."""
         return sum(p._version for p in self.parameters)
+
+
+def bound(parameters: Iterable[nn.Parameter], x: Tensor) -> list[Tensor]:
+    """Make the parameters views of x `[d]`; the views."""
+    offset, pieces = 0, []
+    for p in parameters:
+        piece = x[offset : offset + p.numel()].view(p.shape)
+        p.data = piece
+        pieces.append(piece)
+        offset += p.numel()
+    return pieces
 
 
 def flatten(tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device | str) -> Tensor:

@@ -89,13 +89,15 @@ class Problem:
     def oracle(self, device: torch.device | str) -> Oracle:
         """A fresh replica of the model with its loss."""
         with self._copying, _in_code_of(self.experiment.model.plug):
-            model = copy.deepcopy(self._model)
-        return Oracle(model, self.loss, self.regularizer, self.dtype, device)
+            shared = {id(p): _sharing(p) for p in self._model.parameters() if type(p) is nn.Parameter}
+            model = copy.deepcopy(self._model, shared)  # the oracle gives it parameters of its own
+        autocast = torch.bfloat16 if self.experiment.execution.precision == "bfloat16" else None
+        return Oracle(model, self.loss, self.regularizer, self.dtype, device, autocast)
 
     def named_parameters(self, x: Tensor) -> dict[str, Tensor]:
         """x `[d]` as the model's trained parameters by name, in memory of their own."""
         named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
-        pieces = x.split([p.numel() for _, p in named])
+        pieces = torch.split(x, [p.numel() for _, p in named])
         return {name: piece.view(p.shape).clone() for (name, p), piece in zip(named, pieces, strict=True)}
 
     def initial_memory(self, algorithm: Algorithm, device: torch.device | str = "cpu") -> Any:
@@ -117,6 +119,11 @@ class Problem:
         if not isinstance(model, nn.Module):
             raise PlugInError(f"{table.name}: build() must return a torch.nn.Module, not {type(model).__name__}")
         return model.to(self.dtype)
+
+
+def _sharing(p: nn.Parameter) -> nn.Parameter:
+    """A parameter of its own with the memory of p, if p is trained; else with a copy."""
+    return nn.Parameter(p.detach() if p.requires_grad else p.detach().clone(), p.requires_grad)
 
 
 def assemble(experiment: Experiment, data_root: Path | None = None) -> Problem:

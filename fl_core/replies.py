@@ -103,6 +103,21 @@ class FieldSums:
                 else:
                     part.add_(piece, alpha=1 if kind == "one" else m)
 
+    def add_rows(self, rows: Tensor, m: Sequence[int]) -> None:
+        """Those of the next cohort, out of its rows `[G, …]`: `add` of their `of_rows`, piece by piece.
+
+        Raises ValueError: another type or shape than this one's.
+        """
+        total_shape = next(iter(self.totals.values())).shape
+        if rows.dtype != self.dtype or rows.shape[1:] != total_shape:
+            raise ValueError(f"{rows.dtype} {list(rows.shape[1:])}, not {self.dtype} {list(total_shape)}")
+        flat = rows.reshape(rows.shape[0], -1)
+        for kind, total in self.totals.items():
+            weights, sums = None if kind == "one" else m, total.view(-1)
+            for left in range(0, len(sums), _BLOCK):
+                piece = slice(left, left + _BLOCK)
+                sums[piece].add_(_summed([flat[:, piece]], weights, total.dtype))
+
     def add(self, other: FieldSums) -> None:
         """Those of the next cohort. Raises ValueError: another type, shape or kind than this one's."""
         if self.dtype != other.dtype or not self.totals.keys() <= other.totals.keys():
@@ -172,7 +187,7 @@ class Replies:
         An integer field is summed exactly; with weights, in float64.
         """
         total, dtype = self._total(field, weights)
-        return total.to(dtype)
+        return total.to(dtype, copy=field in self._sums)  # the caller's own
 
     def mean(self, field: str) -> Tensor:
         """(1/|S|) Σ_i field_i."""
@@ -194,7 +209,7 @@ class Replies:
         return mean.to(dtype) if dtype.is_floating_point else mean
 
     def _total(self, field: str, weights: Sequence[float] | None) -> tuple[Tensor, torch.dtype]:
-        """The sum in the type it is computed in, and the type it should have."""
+        """The sum in the type it is computed in, not to be written to, and the type it should have."""
         if weights is not None and len(weights) != len(self):
             raise ValueError(f"{len(weights)} weights for the replies of {len(self)} clients")
         if not self._cohorts:
@@ -205,7 +220,7 @@ class Replies:
             kept = self._sums[field]
             if kind == "rows" or kind not in kept.totals:
                 raise self._lacking(f"Reply.{field} was summed where it was computed, but not by these weights")
-            return kept.totals[kind].clone(), kept.dtype
+            return kept.totals[kind], kept.dtype
         stacks = [cohort.fields[field] for cohort in self._cohorts]
         total = _added(stacks, weights)
         dtype = stacks[0].dtype

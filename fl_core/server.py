@@ -106,13 +106,13 @@ class Server:
         self.per_round = self.n if self._clients.sampling == "full" else self._clients.per_round
         self._cohort = cohort_size(experiment.execution.cohort, experiment.clients.per_round, self.d, effort.samples)
         self._downlink = downlink
-        self._received = x0.clone()  # the model as clients hold it: x itself unless the downlink compresses
+        self._received = self.x  # the model as clients hold it: x itself unless the downlink compresses
         self._next_received = self._received
         table = experiment.server.optimizer
         self.optimizer = FlatOptimizer(table.name, table.options)
         schedule = experiment.server.schedule
         self._schedule = Schedule(schedule.name, schedule.options, self.optimizer.lr, experiment.rounds)
-        self.optimizer.start(self.x)
+        self.optimizer.restore(self.x, {})
         with in_user_code():
             self.state: Any = algorithm.initialize_server_state(self.x)
         if self.state is None:
@@ -195,7 +195,7 @@ class Server:
             raise
         finally:
             self._reads |= replies.reads
-        self._received = self._next_received
+        self._received = self.x if isinstance(self._downlink, Identity) else self._next_received
         self.finished_rounds = self.round
         return {"direction_norm": float(torch.linalg.vector_norm(g.double()))}
 
@@ -205,12 +205,14 @@ class Server:
             g = algorithm.server_gradient(self, replies)
             x_next = algorithm.server_opt(self, g)
             self.state = algorithm.server_global_state(self, replies, g)
-            self.x = x_next.clone()
+            self.x = self.optimizer.handed_over(x_next)
         return g
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Number]]:
         """Everything a later `restore` needs, as tensors and numbers by name. The tensors are not written to again."""
-        tensors = {"x": self.x, "received": self._received}
+        tensors = {"x": self.x}
+        if self._received is not self.x:
+            tensors["received"] = self._received
         numbers: dict[str, Number] = {"round": self.finished_rounds}
         for name, value in as_dict(self.state).items():
             if isinstance(value, Tensor):
@@ -222,7 +224,8 @@ class Server:
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Number]) -> None:
         """Go on where a snapshot was taken."""
-        self.x, self._received = tensors["x"], tensors["received"]
+        self.x = tensors["x"]
+        self._received = tensors.get("received", self.x)
         self._next_received = self._received
         self.round = self.finished_rounds = int(numbers["round"])
         kept = {**tensors, **numbers}

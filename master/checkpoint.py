@@ -79,7 +79,7 @@ class Checkpoint:
         if self.memories is not None:
             self.memories.sync()  # before the checkpoint that says where they lie
         path = folder / f"round-{self.round:08d}.safetensors"
-        tensors = {name: t.contiguous().clone() if t.dim() else t for name, t in self.tensors.items()}
+        tensors = {name: t.contiguous() for name, t in self.tensors.items()}
         text = json.dumps({"numbers": self.numbers, "totals": self.totals})
         content = safetensors.torch.save(tensors, {"flspan": text})
         digest = hashlib.sha256(content).hexdigest()

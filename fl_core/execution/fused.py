@@ -57,6 +57,8 @@ class FusedRunner:
     def __init__(self, sequential: CohortRunner) -> None:
         if not AVAILABLE:
             raise CannotFuseError("this torch lacks what fusing needs of it")
+        if sequential.oracle.autocast is not None:
+            raise CannotFuseError('[execution] precision = "bfloat16": autocast rounds many clients at once otherwise')
         self.problem, self.algorithm = sequential.problem, sequential.algorithm
         self.work, self.device = sequential.work, sequential.device
         self.oracle = StackedOracle(sequential.oracle)

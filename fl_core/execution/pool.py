@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from fl_core.errors import InputError
+from fl_core.execution.allocator import give_back_memory
 
 T = TypeVar("T")
 
@@ -29,11 +30,13 @@ class Slot:
         self._stream: torch.cuda.Stream | None = None
 
     @contextmanager
-    def active(self, intra_op_threads: int = 1) -> Iterator[None]:
+    def active(self, intra_op_threads: int = 1, tf32: bool = False) -> Iterator[None]:
         """Compute on the slot's own stream, and leave only when its work is done.
 
         Args:
             intra_op_threads: torch threads within one operation; the experiment's choice, since it may change rounding.
+            tf32: whether products of float32 may be TF32 on a GPU. A switch of the whole process: runs side by side
+                must agree on it.
         """
         if torch.get_num_threads() != intra_op_threads:
             torch.set_num_threads(intra_op_threads)
@@ -42,6 +45,8 @@ class Slot:
             return
         if self._stream is None:
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's own stub lacks it
+        # torch's own default differs between the two.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             yield
             self._stream.synchronize()
@@ -71,8 +76,10 @@ class DevicePool:
 
     def forget(self, run: str) -> None:
         """Let go of what the slots keep for a run that is over."""
-        for slot in self._all:
-            slot.replicas.pop(run, None)
+        kept = [slot.replicas.pop(run, None) for slot in self._all]
+        if any(kept):
+            kept.clear()
+            give_back_memory()  # activations of its model
 
     def close(self) -> None:
         """Wait for the running jobs, drop the queued ones, end the threads."""

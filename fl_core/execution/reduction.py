@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from compressors.compressor import Compressor, Layout
+from compressors.compressor import Compressor, Layout, check_payload
 from compressors.identity import Identity
 from fl_core.client import LocalWork
 from fl_core.errors import PlugInError
 from fl_core.execution.cohort import CodedField, CohortResult, CohortWork, decode
-from fl_core.replies import CohortReplies, FieldSums, is_worth_reducing, reducible
+from fl_core.replies import CohortReplies, FieldSums, Weighting, is_worth_reducing, reducible
 
 
 def reduced(result: CohortResult, work: CohortWork, compressor: Compressor, layout: Layout) -> CohortResult:
@@ -40,7 +40,12 @@ def reduced(result: CohortResult, work: CohortWork, compressor: Compressor, layo
 
 
 def _identical(field: CodedField, layout: Layout) -> Tensor:
-    return Identity().decode(field.payload, field.sizes, layout, [torch.Generator()] * len(field.sizes))
+    """The rows `[G, d]` of a field that identity has encoded, to be read only: its very bytes, where they allow it."""
+    payload, sizes = field.payload, field.sizes
+    if not payload.flags.writeable or payload.ctypes.data % layout.dtype.itemsize or layout.device.type != "cpu":
+        return Identity().decode(payload, sizes, layout, [torch.Generator()] * len(sizes))
+    check_payload(payload, sizes, layout.d * layout.dtype.itemsize)
+    return torch.from_numpy(payload).view(layout.dtype).view(len(sizes), layout.d)
 
 
 @dataclass(frozen=True)
@@ -117,25 +122,32 @@ class Gathering:
         if not result.clients:  # all were skipped: a cohort that adds nothing
             self._results.append(result)
             return
-        replies = decode(result, self._round, self._work, self._layout)
+        coded, rows = dict(result.coded), dict(result.dense)
+        if isinstance(self._work.compressor, Identity):  # summed out of the bytes that came, without a copy
+            rows |= {name: _identical(coded.pop(name), self._layout) for name in self._asked if name in coded}
+        replies = decode(replace(result, coded=coded, dense=rows), self._round, self._work, self._layout)
         self._results.append(replace(result, coded={}, dense={}, sums={}))
         fields = dict(replies.fields)
         for name, weightings in self._asked.items():
-            found = result.sums.get(name)
+            found: FieldSums | Tensor | None = result.sums.get(name)
             if found is None and name in fields and reducible(fields[name][0]):
-                found = FieldSums.of_rows(fields.pop(name), replies.m, weightings)
+                found = fields.pop(name)
             if self._cohorts and (found is not None) is not (name in self._sums):
                 raise PlugInError(f"Reply.{name}: {_ALIKE}")
             if found is not None:
-                self._add(name, found)
+                self._add(name, found, replies.m, weightings)
         self._cohorts.append(replace(replies, fields=fields))
 
-    def _add(self, name: str, found: FieldSums) -> None:
+    def _add(self, name: str, found: FieldSums | Tensor, m: Sequence[int], weightings: Sequence[Weighting]) -> None:
+        """A cohort's sums of a field, or its rows `[G, …]`."""
         if name not in self._sums:
-            self._sums[name] = found
+            self._sums[name] = FieldSums.of_rows(found, m, weightings) if isinstance(found, Tensor) else found
             return
         try:
-            self._sums[name].add(found)
+            if isinstance(found, Tensor):
+                self._sums[name].add_rows(found, m)
+            else:
+                self._sums[name].add(found)
         except ValueError as error:
             raise PlugInError(f"Reply.{name}: {_ALIKE}: {error}") from error
 

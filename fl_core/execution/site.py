@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compressors.compressor import Layout
 from fl_core.client import LocalWork
+from fl_core.errors import RunError
 from fl_core.execution.allocator import give_back_memory
 from fl_core.execution.choice import ChosenRunner, Decision, Fusing
 from fl_core.execution.cohort import CohortResult, CohortRunner, CohortWork
@@ -21,9 +22,6 @@ from fl_core.server import Broadcast
 if TYPE_CHECKING:
     from fl_core.algorithm import Algorithm
     from fl_core.problem import Problem
-
-_KEPT_ROUNDS = 2
-"""Rounds whose broadcast is kept: the present one, and the one before for a task that is still running."""
 
 
 class _Replica(NamedTuple):
@@ -60,21 +58,20 @@ class Site:
         self._layout = Layout(problem.d, problem.dtype)
         give_back_memory()  # what loading the data has used
         self._lock = threading.Lock()
-        self._broadcasts: dict[int, Broadcast] = {}
+        self._broadcasts: dict[int, Broadcast | None] = {}  # None: that round is over
         self._on_device: dict[tuple[int, torch.device], Broadcast] = {}
 
     def receive(self, broadcast: Broadcast) -> None:
-        """Take in what the round sends to all clients; what is older than the round before is let go."""
+        """Take in what the round sends to all clients, and let go of older rounds (a task that runs holds its own)."""
         with self._lock:
-            self._broadcasts[broadcast.round] = broadcast
-            for old in [r for r in self._broadcasts if r <= broadcast.round - _KEPT_ROUNDS]:
-                del self._broadcasts[old]
+            before = broadcast.round - 1
+            self._broadcasts = {r: None for r in self._broadcasts if r == before} | {broadcast.round: broadcast}
             stale = {broadcast.round, *(r for r, _ in self._on_device if r not in self._broadcasts)}
             for key in [key for key in self._on_device if key[0] in stale]:
                 del self._on_device[key]
 
     def has_round(self, round: int) -> bool:
-        """Whether the round's broadcast is here."""
+        """Whether the round's broadcast is here, or was until the next one came."""
         return round in self._broadcasts
 
     def execute(self, slot: Slot, work: CohortWork) -> CohortResult:
@@ -84,13 +81,16 @@ class Site:
         if not isinstance(replica, _Replica) or replica.site is not self:
             alone = CohortRunner(self.problem, self.algorithm, self.work, slot.device, self.files)
             replica = slot.replicas[self.run] = _Replica(self, ChosenRunner(alone, self.fusing))
-        with slot.active(self.problem.experiment.execution.intra_op_threads):
+        execution = self.problem.experiment.execution
+        with slot.active(execution.intra_op_threads, execution.tf32):
             result = replica.runner.run(self._received(work.round, slot.device), work)
             return reduced(result, work, self.work.compressor, self._layout)
 
     def _received(self, round: int, device: torch.device) -> Broadcast:
         with self._lock:
-            broadcast = self._broadcasts[round]
+            broadcast = self._broadcasts.get(round)
+            if broadcast is None:  # a copy of a task that others have finished: nobody waits for it
+                raise RunError(f"round {round} is over")
             if device.type == "cpu":
                 return broadcast
             key = (round, device)

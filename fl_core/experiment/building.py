@@ -126,6 +126,10 @@ def _completed(experiment: Experiment) -> Experiment:
     """The experiment with the defaults that depend on other keys filled in, once these agree."""
     _check_name(experiment.name)
     _check_stop(experiment)
+    if experiment.execution.precision == "bfloat16" and experiment.model.dtype != "float32":
+        raise ExperimentError(
+            f'"bfloat16" is for a model of float32, not of {experiment.model.dtype}', path="execution.precision"
+        )
     return structs.replace(experiment, clients=_clients(experiment), local=_local(experiment.local))
 
 

@@ -132,11 +132,18 @@ class EvaluateTable(Struct, frozen=True):
 
 
 class ExecutionTable(Struct, frozen=True):
-    """[execution]: what may change rounding, and so is the experiment's choice and never the cluster's."""
+    """[execution]: what may change rounding, and so is the experiment's choice and never the cluster's.
+
+    `precision`: "bfloat16" puts the forward of local training (and so its backward) under torch.autocast; parameters,
+    the loss, the optimizer, messages and evaluation stay float32. `tf32`: whether a GPU may round the factors of
+    float32 products to 10 bits.
+    """
 
     cohort: Count | Literal["auto"] = "auto"
     fuse: Literal["auto", "never", "always"] = "auto"
     intra_op_threads: Count = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    tf32: bool = False
 
 
 class CheckpointTable(Struct, frozen=True):

@@ -191,3 +191,15 @@ def test_a_schedule_can_be_asked_in_any_order(name: str) -> None:
     assert [resumed.lr(9), resumed.lr(9), resumed.lr(2), resumed.lr(12)] == [
         in_order[8], in_order[8], in_order[1], in_order[11],
     ]  # fmt: skip
+
+
+def test_a_point_handed_over_is_not_written_to() -> None:
+    """Plain SGD gives its vector away, others a copy: the next step leaves it as it is."""
+    for name, options in (("sgd", {"lr": 0.5}), ("sgd", {"lr": 0.5, "momentum": 0.9}), ("adam", {"lr": 0.5})):
+        optimizer = FlatOptimizer(name, options)
+        optimizer.restore(torch.zeros(3), {})
+        first = optimizer.handed_over(optimizer.step(torch.zeros(3), torch.ones(3)))
+        kept = first.clone()
+        second = optimizer.step(first, torch.ones(3))
+        assert torch.equal(first, kept)
+        assert not torch.equal(second, kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -325,3 +326,40 @@ def test_a_buffer_that_appears_later_is_refused() -> None:
     oracle.gradient(point(oracle.d), *batch())
     with pytest.raises(ValueError, match="zip"):
         oracle.reset_buffers()
+
+
+def test_descending_needs_one_vector() -> None:
+    """The oracle lets go of its own memory where the parameters are x itself, and has it back for a gradient."""
+    oracle = Oracle(model(), loss("cross_entropy"), None, torch.float64)
+    inputs, targets = batch()
+    x = point(oracle.d)
+    expected, _ = oracle.gradient(x, inputs, targets)
+    own = weakref.ref(oracle.flat)
+    moved = x.clone()
+    pieces, _ = oracle.descend(moved, inputs, targets, 0.5)
+    assert own() is None
+    assert torch.equal(torch.cat([g.reshape(-1) for g in pieces]), expected)
+    assert torch.equal(moved, x - 0.5 * expected)
+    found, _ = oracle.gradient(x, inputs, targets)
+    assert torch.equal(found, expected)
+    kept = oracle.flat
+    oracle.descend(moved, inputs, targets, 0.5)
+    assert oracle.flat is kept
+
+
+def test_autocast_is_for_training_only() -> None:
+    """Forward and backward of training are bfloat16's, near the exact ones; loss, gradient, evaluation are float32."""
+    kinds = (None, torch.bfloat16)
+    exact, fast = (Oracle(model(), loss("cross_entropy"), None, torch.float32, "cpu", kind) for kind in kinds)
+    inputs, targets = batch()
+    x, inputs = point(exact.d).float(), inputs.float()
+    (g, value), (expected, near) = fast.gradient(x, inputs, targets), exact.gradient(x, inputs, targets)
+    assert g.dtype == value.dtype == torch.float32
+    assert 0 < float((g - expected).norm() / expected.norm()) < 0.05
+    assert torch.equal(fast.value(x, inputs, targets), value)
+    assert abs(float(value - near)) < 0.02
+    assert torch.equal(fast.outputs(x, inputs), exact.outputs(x, inputs))
+    assert torch.equal(fast.evaluated_gradient(x, inputs, targets)[0], exact.evaluated_gradient(x, inputs, targets)[0])
+    moved = x.clone()
+    fast.descend(moved, inputs, targets, 0.5)
+    assert torch.equal(moved, x - 0.5 * g)

@@ -91,6 +91,11 @@ def test_one_row_after_the_other_is_the_sum_of_the_rows(size: int, d: int, dtype
         assert torch.equal(running.totals[kind], at_once.totals[kind])  # type: ignore[index]
         assert torch.equal(at_once.totals[kind], total)  # type: ignore[index]
     assert at_once.row_bytes == stack[0].nbytes
+    expected = FieldSums.of_rows(stack.flip(0), m[::-1], WEIGHTINGS)
+    expected.add(at_once)
+    added = FieldSums.of_rows(stack.flip(0), m[::-1], WEIGHTINGS)
+    added.add_rows(stack, m)
+    assert all(torch.equal(added.totals[kind], total) for kind, total in expected.totals.items())
 
 
 def test_a_worker_sends_sums_where_they_are_fewer() -> None:
@@ -181,6 +186,25 @@ def test_says_when_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gathering.add(1, pairs[1][1])
     gathering.fold()
     assert gathering._held_bytes == 0
+
+
+@pytest.mark.parametrize("kind", ["as it is", "read-only", "not aligned"])
+def test_bytes_are_summed_where_they_lie(kind: str) -> None:
+    """Identity's payload is not copied before its rows are added, unless it may not be looked at as numbers."""
+    pairs = [whole(number, 3) for number in range(2)]
+    expected = of_rows([result for _, result in pairs])
+    for _, result in pairs:
+        if kind == "as it is":
+            continue
+        moved = np.empty(result.coded["w"].payload.size + 1, np.uint8)[1:]
+        moved[...] = result.coded["w"].payload
+        moved.flags.writeable = kind != "read-only"
+        result.coded["w"] = CodedField(0, result.coded["w"].sizes, moved)
+    found, _ = gathered([result for _, result in pairs], [work for work, _ in pairs], (0, 1))
+    for ours, theirs in zip(asked_of(found, "w"), asked_of(expected, "w"), strict=True):
+        assert torch.equal(ours, theirs)
+    found.sum("w").zero_()
+    assert torch.equal(found.sum("w"), expected.sum("w")), "a sum is the caller's own"
 
 
 def test_clients_must_send_alike() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from fl_core.errors import RunError
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.execution.pool import DevicePool, Slot
 from fl_core.execution.site import Site
@@ -96,25 +98,29 @@ def test_the_cut_into_cohorts_is_the_experiment_s(session: MakeSession) -> None:
     assert torch.allclose(one, three, rtol=1e-4, atol=1e-5)
 
 
-def test_broadcasts_of_two_rounds_are_kept(session: MakeSession) -> None:
-    """The present round's and the one before, for a task that still runs; older ones are let go."""
+def test_one_broadcast_is_kept(session: MakeSession) -> None:
+    """The present round's; that there was one before is known, for a task that comes late, but it is let go."""
     here = site(session())
-    x = torch.zeros(6, dtype=torch.float64)
+    kept: list[weakref.ref[Broadcast]] = []
     for t in range(1, 6):
-        here.receive(Broadcast(t, x + t, {}))
+        sent = Broadcast(t, torch.full((6,), float(t), dtype=torch.float64), {})
+        kept.append(weakref.ref(sent))
+        here.receive(sent)
+        del sent
         assert [here.has_round(r) for r in (t - 2, t - 1, t, t + 1)] == [False, t > 1, True, False]
+        assert [each() is not None for each in kept] == [False] * (t - 1) + [True]
 
 
 def test_a_late_task_of_the_round_before(session: MakeSession, loop: MakeLoop) -> None:
-    """It is run on what its own round sent."""
+    """A task that runs holds what its own round sent; one that starts later is refused: nobody waits for it."""
     s = session()
     here, made, slot = site(s), loop(s), Slot(CPU)
     first, works = made.begin(1)
     here.receive(first.broadcast)
     expected = here.execute(slot, works[0])
     here.receive(Broadcast(2, first.broadcast.x + 1, {}))
-    again = here.execute(slot, works[0])
-    assert again.coded["delta"].payload.tobytes() == expected.coded["delta"].payload.tobytes()
+    with pytest.raises(RunError, match="round 1 is over"):
+        here.execute(slot, works[0])
     later = here.execute(slot, CohortWork(2, 0, works[0].clients, {}, {}))
     assert later.coded["delta"].payload.tobytes() != expected.coded["delta"].payload.tobytes()
 
