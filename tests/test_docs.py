@@ -129,7 +129,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     somebody.stops()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.net
 @pytest.mark.timeout(600)
 def test_the_tutorial_works(reader: Reader, tmp_path: Path) -> None:

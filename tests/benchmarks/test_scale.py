@@ -22,7 +22,7 @@ def test_memory_stays_flat_for_1500_rounds() -> None:
     assert found.growth_bytes(400, 1_150) * 1_000 < 3 << 20
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_memory_stays_flat_for_10000_rounds() -> None:
     """Less than 1 MB per 1,000 rounds after 2,500, with a stateful method and a server optimizer."""
     tables = experiment(100, 50, 10_000) | {
@@ -33,7 +33,7 @@ def test_memory_stays_flat_for_10000_rounds() -> None:
     assert soak(10_000, tables).growth_bytes(2_500, 9_000) * 1_000 < 1 << 20
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("total", "most_bytes"), [(50_000, 800 << 20), (1_000_000, 4 << 30)])
 def test_a_large_population(total: int, most_bytes: int) -> None:
     """10,000 a round: under 4 GB for a million clients, and as fast a client as with a thousand."""

@@ -138,7 +138,7 @@ async def test_the_wrong_certificate_is_a_warning_and_no_worker(
         assert says in stranger.out.getvalue()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_four_workers_keep_nine_tenths_of_their_throughput_under_attack(
     guarded: Callable[[int], list[Process]], made: Made, master: Make, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ async def test_a_slow_line_changes_nothing(
     assert proxy.address in {event["executor"] for event in run.run.events("TaskFinished")}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_a_line_that_stalls_is_given_up_within_6_s(
     workers: list[Process], undisturbed: Undisturbed, master: Callable[[], MasterHere]
 ) -> None:
@@ -65,7 +65,7 @@ async def test_flipped_bits_cost_a_retry_each(
     assert proxy.connections == 1 + len(run.run.events("WorkerLost"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_one_flip_in_ten_megabytes(workers: list[Process], master: Callable[[], MasterHere]) -> None:
     """With a model of 1.2 MB: flips in tensors, and the bytes are those of a run without the line."""
     large = ("model={name='mlp', hidden=[4000]}", "clients.per_round=12", "algorithm={name='fedavg'}")
@@ -96,7 +96,7 @@ kill $worker
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("step_s", [0.002, 3.0], ids=["busy", "idle"])
 def test_a_link_that_is_cut_in_a_namespace(step_s: float, undisturbed: Undisturbed, tmp_path: Path) -> None:
     """Packets vanish, no FIN, no RST, with data on its way or none: lost within 6 s, back when the link is."""

@@ -21,7 +21,7 @@ from tests.system.conftest import MasterHere
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_killed_at_every_5_percent_of_a_round(
     daemons: Daemons, folder: Path, tmp_path: Path, master: Callable[[], MasterHere]
 ) -> None:
@@ -76,7 +76,7 @@ cp -r runs after
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_full_disk_costs_checkpoints_and_not_the_run(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """A tmpfs of 20 MB fills up in mid-run: the run ends, the exit code is 3, the last good checkpoint stays whole;
     with room again the same command goes on from it and ends with the same bytes."""

@@ -20,7 +20,7 @@ WORK = ("Setup", "Ready", "Broadcast", "Task", "Result", "Ping", "Pong")
 DEEDS: tuple[Deed, ...] = ("lost", "repeated", "late", "cut")
 QUICK = {("Task", "lost"), ("Result", "repeated"), ("Broadcast", "cut"), ("Result", "late"), ("Proof", "repeated")}
 CASES = [
-    pytest.param(kind, deed, id=f"{kind}-{deed}", marks=() if (kind, deed) in QUICK else pytest.mark.slow)
+    pytest.param(kind, deed, id=f"{kind}-{deed}", marks=() if (kind, deed) in QUICK else pytest.mark.soak)
     for kind in (*HANDSHAKE, *WORK)
     for deed in DEEDS
 ]

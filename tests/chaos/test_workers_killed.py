@@ -72,7 +72,8 @@ async def test_one_of_four_dies_at_a_third_of_a_round(crew: Crew, undisturbed: U
     crew.start(1)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(20))
 async def test_a_killer_with_a_mean_life_of_2_s(seed: int, crew: Crew, undisturbed: Undisturbed, master: Make) -> None:
     """Every worker dies at a random time (exponential, mean 2 s from when it takes part) and is started again."""
     await all_up(crew)
@@ -96,7 +97,7 @@ async def test_a_killer_with_a_mean_life_of_2_s(seed: int, crew: Crew, undisturb
     assert run.run.events("WorkerLost")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_all_workers_are_gone_for_10_s(crew: Crew, undisturbed: Undisturbed, master: Make) -> None:
     """The run says that it waits, waits, and goes on where it was."""
     await all_up(crew)
@@ -114,7 +115,7 @@ async def test_all_workers_are_gone_for_10_s(crew: Crew, undisturbed: Undisturbe
     undisturbed.must_be(run.run)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_one_is_frozen_for_20_s(crew: Crew, undisturbed: Undisturbed, master: Make) -> None:
     """SIGSTOP: given up within 6 s; thawed, it is taken back and what it had is void."""
     await all_up(crew)

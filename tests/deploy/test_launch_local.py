@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Daemons, until
 from tests.deploy.conftest import FLCTL, Launched, killed, processes_with
 
-pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.soak, pytest.mark.timeout(240)]
 
 
 def test_workers_that_are_killed_are_replaced_and_nothing_changes(

@@ -16,7 +16,7 @@ from tests.conftest import Daemons, until
 from tests.deploy.conftest import BIN, Launched, killed, parent_of, processes_with
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.soak, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import Daemons, until
 from tests.deploy.conftest import BIN, Launched, killed, processes_with, tool
 
-pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.soak, pytest.mark.timeout(240)]
 
 SSHD = """
 Port {port}

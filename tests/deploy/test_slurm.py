@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import Daemons, Finished, Process, until
 from tests.deploy.conftest import BIN, EXPERIMENT, ROOT, ROUNDS, Launched, processes_with, tool
 
-pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.soak, pytest.mark.timeout(300)]
 
 CONF = """
 ClusterName=flspan

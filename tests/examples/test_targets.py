@@ -39,7 +39,7 @@ def last(daemons: Any, tmp_path: Path) -> Any:
 
 
 @needs(DATA / "a9a")
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(PATIENCE_S)
 def test_diana_reaches_the_minimum_of_a9a(last: Any) -> None:
     """f - f* <= 1e-8 with Rand-K, by f* from Newton's method, and by strong convexity from the gradient alone."""
@@ -53,7 +53,7 @@ def test_diana_reaches_the_minimum_of_a9a(last: Any) -> None:
 
 
 @needs(FASHION)
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(PATIENCE_S)
 def test_a_cnn_reaches_85_percent_of_fashion_mnist(last: Any) -> None:
     """100 clients by Dirichlet(0.3): at least 85 % test accuracy at the end."""
@@ -65,7 +65,7 @@ def test_a_cnn_reaches_85_percent_of_fashion_mnist(last: Any) -> None:
 
 
 @needs(DATA / "tinyshakespeare.txt")
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(PATIENCE_S)
 def test_the_lstm_learns_more_than_the_commonest_character(last: Any) -> None:
     """A space alone is right in 16 % of the test set."""

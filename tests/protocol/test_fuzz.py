@@ -20,7 +20,7 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.parametrize(
-    ("seconds_s", "seed"), [(3.0, 1), pytest.param(60.0, 2, marks=[pytest.mark.slow, pytest.mark.timeout(240)])]
+    ("seconds_s", "seed"), [(3.0, 1), pytest.param(60.0, 2, marks=[pytest.mark.soak, pytest.mark.timeout(240)])]
 )
 def test_spoiled_streams_give_protocol_errors_and_nothing_else(wire: Any, seconds_s: float, seed: int) -> None:
     """No other exception, no step of a handshake on spoiled bytes, less than 16 MiB of growth; the speed is printed."""
