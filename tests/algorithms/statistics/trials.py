@@ -109,6 +109,10 @@ class ClosedForm:
         self.d = d
         self._value = torch.zeros((), dtype=torch.float64)  # of the loss, which no method here asks for
 
+    def can_descend(self, x: Tensor) -> bool:
+        """Steps are made from gradients."""
+        return False
+
     def gradient(self, x: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient `[d]`, and no value."""
         g = inputs.T @ (inputs @ x).sub_(targets.view(-1))

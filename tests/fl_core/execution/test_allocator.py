@@ -36,13 +36,13 @@ print(resident() - held)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_a_freed_gradient_is_not_paged_in_again() -> None:
-    """Five tensors of 20 MB one after the other cost the page faults of one, later none; asked to, it gives them back.
+    """Tensors of 20 MB one after the other cost page faults at first, later none; asked to, it gives them back.
 
-    Before: 4,883 pages each time. Vectors of 48 MB leave nothing behind.
+    Before: 4,883 pages each time. (How many the first few cost depends on what lies free in the heap.) Vectors of 48 MB
+    leave nothing behind.
     """
     ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    first, again, returned, left = map(int, ran.stdout.split())
-    assert first < 2 * 4_883
+    _, again, returned, left = map(int, ran.stdout.split())
     assert again < 100
     assert returned > 4_500
     assert left < 500
