@@ -58,6 +58,11 @@ class Shards:
         """Whether every client's data is here."""
         return self._whole is not None or len(self._sent) == self.n
 
+    @property
+    def sent(self) -> list[int]:
+        """The clients whose data came one by one."""
+        return sorted(self._sent)
+
     def has(self, i: int) -> bool:
         """Whether client i's data is here."""
         return self._whole is not None or i in self._sent

@@ -181,6 +181,7 @@ class RemoteExecutor:
             raise SetupError(error_of(message.error))
         self.has_served = True
         state.has_data = message.has_data
+        state.shards.update(message.held)
         state.ready.set()
 
     def _result(self, message: messages.Result, buffers: list[np.ndarray]) -> None:

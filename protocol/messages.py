@@ -201,11 +201,15 @@ class Forget(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """The answer to Setup: whether the worker has the data itself, or why it cannot take part."""
+    """The answer to Setup: whether the worker has the data itself, or why it cannot take part.
+
+    ``held``: clients whose Shard it holds already, from a run over the same data.
+    """
 
     run: Name
     has_data: bool
     error: Report | None = None
+    held: Clients = msgspec.field(default_factory=list)
 
 
 class Result(BulkMessage, frozen=True):

@@ -60,6 +60,7 @@ class Runs:
     def __init__(self, data_root: Path | None, user_code: bool) -> None:
         self._data_root = data_root
         self._user_code = user_code
+        self._sent: OrderedDict[str, Shards] = OrderedDict()  # by the data's digest: what masters have sent
         self._problems: OrderedDict[str, tuple[Problem, bool]] = OrderedDict()
 
     def prepare(self, setup: messages.Setup) -> Preparation:
@@ -102,11 +103,20 @@ class Runs:
             has_data, why = False, str(error)
         if not has_data:
             logger.info("run %s: the data comes from the master (%s)", setup.run, why)
-            problem = Problem(experiment, _shape(body), Shards(body["clients"]), None, None)
+            problem = Problem(experiment, _shape(body), self._shards(setup.data_sha256, body["clients"]), None, None)
         self._problems[key] = (problem, has_data)
         while len(self._problems) > _KEPT:
             self._problems.popitem(last=False)
         return problem, has_data
+
+    def _shards(self, digest: str, clients: int) -> Shards:
+        """Of data with this digest: what an earlier run has been sent need not be sent again."""
+        if digest not in self._sent or self._sent[digest].n != clients:
+            self._sent[digest] = Shards(clients)
+        self._sent.move_to_end(digest)
+        while len(self._sent) > _KEPT:
+            self._sent.popitem(last=False)
+        return self._sent[digest]
 
 
 def _body(setup: messages.Setup) -> dict[str, Any]:

@@ -30,6 +30,9 @@ logger = logging.getLogger("flworker")
 _NO_RUN_BYTES = 64 << 10
 """The largest body before the first run is set up: none is due, but what comes too early can be named."""
 
+_MOST_HELD = 65536
+"""Clients that a Ready may name."""
+
 Outgoing = tuple[messages.Message, list[np.ndarray]]
 
 
@@ -150,7 +153,8 @@ class Serving:
             if prepared.run is not None:
                 self._runs[message.run] = prepared.run
                 self._link.allow_body(max(self._link.connection.body_limit, prepared.run.body_limit))
-                ready = messages.Ready(message.run, prepared.run.has_data)
+                held = [] if prepared.run.has_data else prepared.run.site.problem.shards.sent[:_MOST_HELD]
+                ready = messages.Ready(message.run, prepared.run.has_data, held=held)
             else:
                 ready = messages.Ready(message.run, False, prepared.error)
         except (Exception, SystemExit) as error:  # whatever her code does at its import, the worker lives on
@@ -174,8 +178,10 @@ class Serving:
 
     def _shard(self, message: messages.Shard, buffers: list[np.ndarray]) -> None:
         shards = self._of(message.run).site.problem.shards
-        if message.client >= shards.n or shards.complete:
+        if message.client >= shards.n or self._of(message.run).has_data:
             raise MessageError(f"a Shard of client {message.client} that was not asked for")
+        if shards.has(message.client):
+            return  # two runs over the same data are served at once, and the other was quicker
         shards.add(message.client, wire.shard_of(message, buffers))
 
     def _task(self, message: messages.Task, buffers: list[np.ndarray]) -> None:

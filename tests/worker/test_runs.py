@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from fl_core.experiment.schema import SourceFile
 from fl_core.session import open_session
@@ -62,6 +63,23 @@ def test_other_data_of_the_same_name_is_not_used() -> None:
     shards = prepared.site.problem.shards
     assert (shards.n, [shards.has(i) for i in range(4)]) == (4, [False] * 4)
     assert prepared.site.problem.d == 3
+
+
+def test_what_was_sent_for_one_run_is_there_for_the_next_over_the_same_data() -> None:
+    """By the data's digest, not the experiment: a sweep's runs share it. Other data begins with nothing."""
+    runs = Runs(None, True)
+    lacking = msgspec.structs.replace(setup_of(), data_sha256="00" * 32)
+    first = runs.prepare(lacking).run
+    assert first is not None
+    first.site.problem.shards.add(2, (torch.ones(5, 3).double(), torch.ones(5).double()))
+    other_rate = setup_of(local={"steps": 3, "optimizer": {"name": "sgd", "lr": 0.2}})
+    again = runs.prepare(msgspec.structs.replace(other_rate, data_sha256="00" * 32)).run
+    elsewhere = runs.prepare(msgspec.structs.replace(other_rate, data_sha256="11" * 32)).run
+    assert again is not None
+    assert elsewhere is not None
+    assert not again.has_data
+    assert again.site.problem.shards.sent == [2]
+    assert elsewhere.site.problem.shards.sent == []
 
 
 def test_her_data_is_loaded_by_her_code_where_that_works(with_her_data: tuple[Setup, Path]) -> None:
