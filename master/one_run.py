@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
-import torch
 
 from fl_core.errors import ExperimentError
 from fl_core.execution.pool import parse_devices
@@ -199,7 +198,7 @@ class OneRun:
         return lost
 
     def _write_results(self, session: Session, outcome: Outcome) -> None:
-        tensors = named_parameters(session, outcome.x)
+        tensors = session.problem.named_parameters(outcome.x)
         write_whole(self.folder.model, safetensors.torch.save(tensors, {"format": "pt"}))
         numbers = {k: v for k, v in outcome.metrics.items() if isinstance(v, int) or math.isfinite(v)}
         summary: dict[str, object] = {"reason": outcome.reason, "rounds": outcome.rounds, "metrics": numbers}
@@ -224,9 +223,4 @@ def _check_device(options: MasterOptions) -> None:
         )
 
 
-def named_parameters(session: Session, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """x `[d]` as the model's parameters by name: what `load_state_dict(..., strict=False)` takes."""
-    return session.problem.named_parameters(x)
-
-
-__all__ = ["OneRun", "folder_of", "named_parameters"]
+__all__ = ["OneRun", "folder_of"]

@@ -11,22 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemons, Finished, Process
-from tests.system.conftest import MasterHere
+from tests.system.conftest import EXACT, MasterHere
 
 HERE = Path(__file__).parent
 ROUNDS, TASKS, CLIENTS_A_TASK = 10, 20, 2
 ALL_TASKS = [(round, task) for round in range(1, ROUNDS + 1) for task in range(TASKS)]
-EXACT = (
-    "round",
-    "clients",
-    "oracle_calls",
-    "bits_up",
-    "bits_down",
-    "direction_norm",
-    "loss_train",
-    "loss",
-    "grad_norm",
-)
 
 
 @dataclass(frozen=True)

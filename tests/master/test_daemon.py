@@ -18,7 +18,6 @@ from fl_core.experiment.schema import Experiment, SourceFile
 from fl_core.reference import run_reference
 from fl_core.session import open_session
 from master.daemon import Master
-from master.one_run import named_parameters
 from master.options import MasterOptions
 from protocol.errors import InputError
 from tests.conftest import Finished, small_experiment
@@ -96,7 +95,7 @@ def test_a_model_is_stored_by_the_names_of_its_parameters() -> None:
     model = {"name": "mlp", "hidden": [2], "loss": "mse", "dtype": "float64"}
     session = open_session(small_experiment(model=model))
     x = torch.arange(session.problem.d, dtype=torch.float64)
-    found = named_parameters(session, x)
+    found = session.problem.named_parameters(x)
     assert {name: tuple(t.shape) for name, t in found.items()} == {
         "1.weight": (2, 3),
         "1.bias": (2,),

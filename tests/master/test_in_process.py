@@ -17,7 +17,6 @@ from fl_core.errors import InputError
 from fl_core.reference import run_reference
 from fl_core.session import open_session
 from master.observers.metrics_jsonl import read_events
-from master.one_run import named_parameters
 from tests.conftest import small_experiment
 
 pytestmark = pytest.mark.timeout(60)
@@ -37,7 +36,7 @@ async def test_it_runs_inside_a_running_event_loop_and_ends_with_the_references_
     assert torch.get_num_threads() == threads
     session = open_session(experiment)
     *_, (server, _) = run_reference(session)
-    assert same(result.model, named_parameters(session, server.x))
+    assert same(result.model, session.problem.named_parameters(server.x))
     assert result.status == "finished"
     assert [record["round"] for record in result.metrics] == [0, 1, 2, 3]
     assert result.summary["metrics"]["f"] == result.metrics[-1]["f"]

@@ -19,6 +19,18 @@ from master.options import MasterOptions
 from tests.conftest import PATIENCE_S, Finished
 
 HERS = Path(__file__).parent / "hers"
+EXACT = (
+    "round",
+    "clients",
+    "oracle_calls",
+    "bits_up",
+    "bits_down",
+    "direction_norm",
+    "loss_train",
+    "loss",
+    "grad_norm",
+)
+"""The metrics of a round that no interruption may change."""
 
 
 def her_folder(at: Path) -> Path:

@@ -20,22 +20,11 @@ import pytest
 from fl_core.experiment.reading import read_experiments
 from master.daemon import Master
 from tests.conftest import Daemons, Finished, Process
-from tests.system.conftest import Gates, master_options
+from tests.system.conftest import EXACT, Gates, master_options
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
 VARIANTS = ("momentum", "adam", "stateful")
-EXACT = (
-    "round",
-    "clients",
-    "oracle_calls",
-    "bits_up",
-    "bits_down",
-    "direction_norm",
-    "loss_train",
-    "loss",
-    "grad_norm",
-)
 
 
 @dataclass
