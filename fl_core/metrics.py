@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fl_core.client_metrics import client_quantiles
 from fl_core.experiment.schema import CLIENT_METRICS, EVALUATED_METRICS
+from fl_core.intra_op import use_intra_op_threads
 from fl_core.oracle import Oracle
 from fl_core.randomness import ClientRandomness, generator
 
@@ -34,6 +35,7 @@ def evaluate(problem: Problem, oracle: Oracle, x: Tensor, names: Iterable[str]) 
     Args:
         oracle: a replica that no one else uses.
     """
+    use_intra_op_threads(1)  # whichever thread this is, the same bits
     # A model that draws even in evaluation (dropout called as a function) draws the same numbers each time.
     with ClientRandomness(generator(problem.experiment.seed, "evaluation")):
         return _evaluated(problem, oracle, x.to(oracle.device), set(names))

@@ -19,6 +19,7 @@ from fl_core.datasets import FederatedData, Pair, Samples
 from fl_core.datasets.torch_dataset import in_tensors
 from fl_core.errors import ExperimentError, FlspanError, InputError, PlugInError, UserCodeError
 from fl_core.experiment.schema import PlugIn
+from fl_core.intra_op import use_intra_op_threads
 from fl_core.losses import fitted_targets, loss
 from fl_core.oracle import Oracle, bound, flatten
 from fl_core.randomness import numpy_generator, seeded_globally
@@ -133,6 +134,7 @@ def assemble(experiment: Experiment, data_root: Path | None = None) -> Problem:
         MissingDataError: the data set is not on this machine.
         ExperimentError, PlugInError, UserCodeError: the experiment or one of the user's files is wrong.
     """
+    use_intra_op_threads(1)  # data may be the product of a computation
     table = experiment.data.plug
     load = plugins.resolve("dataset", table.name, experiment.sources)
     context = {

@@ -16,6 +16,7 @@ from compressors.compressor import NonFiniteError
 from fl_core.client import Client, Message
 from fl_core.errors import UserCodeError
 from fl_core.execution.cohort import NonFiniteReplyError, check_finite
+from fl_core.intra_op import use_intra_op_threads
 from fl_core.oracle import Oracle
 from fl_core.problem import in_user_code
 from fl_core.randomness import ClientRandomness, UnkeyedDraws, global_state
@@ -34,7 +35,7 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
     memories: dict[int, dict[str, torch.Tensor]] = {}
     oracle = session.problem.oracle("cpu")
     for t in range(1, session.experiment.rounds + 1):
-        torch.set_num_threads(session.experiment.execution.intra_op_threads)  # a round may run in another thread
+        use_intra_op_threads(session.experiment.execution.intra_op_threads)  # a round may run in another thread
         round = server.begin_round(t)
         finished, clients, bits_up = [], [], 0
         for cohort in round.cohorts:

@@ -77,6 +77,5 @@ class Evaluations:
 
     def _evaluate(self, x: torch.Tensor) -> dict[str, float]:
         if self._oracle is None:
-            torch.set_num_threads(1)
             self._oracle = self._session.problem.oracle("cpu")
         return evaluate(self._session.problem, self._oracle, x, self._session.experiment.evaluate.metrics)

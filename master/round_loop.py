@@ -22,6 +22,7 @@ import torch
 from fl_core.errors import FlspanError
 from fl_core.execution.cohort import CohortResult, CohortWork, Skipped
 from fl_core.execution.reduction import Gathering
+from fl_core.intra_op import use_intra_op_threads
 from fl_core.memories import ClientMemories
 from fl_core.replies import UnreducedError
 from fl_core.server import Round
@@ -93,7 +94,10 @@ class RoundLoop:
         self._stopping = False
         self._last: dict[str, float] = {}
         self._evaluations = Evaluations(run, session, cluster.emit)
-        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("server", "save")}
+        self._threads = {
+            name: ThreadPoolExecutor(1, thread_name_prefix=name, initializer=use_intra_op_threads)
+            for name in ("server", "save")
+        }
         self._skipped: list[tuple[int, Skipped]] = []  # (round, client) that are still to be told
         self._skips_told = 0
         self._savings: set[asyncio.Task[None]] = set()

@@ -13,6 +13,7 @@ import torch
 
 from fl_core.errors import InputError
 from fl_core.execution.allocator import give_back_memory
+from fl_core.intra_op import use_intra_op_threads
 
 T = TypeVar("T")
 
@@ -38,8 +39,7 @@ class Slot:
             tf32: whether products of float32 may be TF32 on a GPU. A switch of the whole process: runs side by side
                 must agree on it.
         """
-        if torch.get_num_threads() != intra_op_threads:
-            torch.set_num_threads(intra_op_threads)
+        use_intra_op_threads(intra_op_threads)
         if self.device.type != "cuda":
             yield
             return
@@ -87,7 +87,6 @@ class DevicePool:
 
     def _start_thread(self) -> None:
         self._own.slot = self._free.pop()
-        torch.set_num_threads(1)
         # Else every backward pass of the process is launched by one autograd thread a device.
         torch.autograd.set_multithreading_enabled(False)
 
