@@ -115,7 +115,8 @@ def _transport(size: int, quick: bool) -> dict[str, Any]:
     measured = transport.measure(size, 5 if quick else 20)
     click.echo(
         f"{size / 1e6:.0f} MB over loopback: {measured.ours_gb_per_s:.2f} GB/s, blocking sockets "
-        f"{measured.blocking_gb_per_s:.2f}; loop lag {measured.lag_ms:.1f} ms; round trip "
+        f"{measured.blocking_gb_per_s:.2f}; loop lag {measured.sender_lag_ms:.1f} and "
+        f"{measured.receiver_lag_ms:.1f} ms; round trip "
         f"{measured.round_trip_us:.0f} us; {measured.small_per_s:.0f} small messages/s"
     )
     return asdict(measured)
