@@ -111,7 +111,7 @@ async def _drive(port: int, tasks: int, repeats: int) -> Dispatch:
             round = server.begin_round(number)
             works = [CohortWork(number, k, (k % 10,), {}, {}) for k in range(count)]
             before = time.perf_counter()
-            await cluster.run_round("r", round, works, lambda index, result: None)
+            await cluster.run_round("r", round, works)
             return time.perf_counter() - before
 
         await run(100)

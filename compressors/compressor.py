@@ -148,23 +148,23 @@ def check_stack(x: Tensor, generators: Sequence[torch.Generator]) -> None:
         raise ValueError(f"{x.shape[0]} vectors need as many generators, not {len(generators)}")
     # NaN and inf survive every sum, so a finite sum proves finite terms in one cheap pass; the converse may
     # fail by overflow, hence the exact look before anything is said.
-    if all(map(math.isfinite, x.sum(dim=1).tolist())):
+    if math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all()):
         return
     rows = [g for g in range(x.shape[0]) if not bool(torch.isfinite(x[g]).all())]
-    if rows:
-        names = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-        raise NonFiniteError(
-            f"row {names} of the stack to compress holds NaN or inf: nothing was sent. "
-            "The step size is probably too large, or the data hold NaN."
-        )
+    names = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+    raise NonFiniteError(
+        f"row {names} of the stack to compress holds NaN or inf: nothing was sent. "
+        "The step size is probably too large, or the data hold NaN."
+    )
 
 
 def check_payload(payload: Bytes, sizes: Sequence[int], expected: int) -> None:
     """Raise PayloadError unless there are payloads, each of `expected` bytes."""
-    if any(size != expected for size in sizes):
+    if sizes.count(expected) != len(sizes):
         row = next(row for row, size in enumerate(sizes) if size != expected)
         raise PayloadError(f"payload {row} has {sizes[row]} bytes where {expected} were due")
-    _check_sum(payload, sizes)
+    if not len(sizes) or len(sizes) * expected != payload.size:
+        _check_sum(payload, sizes)
 
 
 def split(payload: Bytes, sizes: Sequence[int]) -> list[Bytes]:
@@ -172,6 +172,21 @@ def split(payload: Bytes, sizes: Sequence[int]) -> list[Bytes]:
     _check_sum(payload, sizes)
     ends = list(itertools.accumulate(sizes))
     return [payload[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def joined(payloads: list[Bytes]) -> Bytes:
+    """The payloads back to back; the inverse of `split`. It takes them out of the list, and holds none twice."""
+    if len(payloads) == 1:
+        return payloads.pop()
+    size = sum(payload.size for payload in payloads)
+    whole: Bytes = empty((1, size), Layout(size, torch.uint8)).numpy()[0]
+    payloads.reverse()
+    end = 0
+    while payloads:
+        payload = payloads.pop()
+        start, end = end, end + payload.size
+        whole[start:end] = payload
+    return whole
 
 
 def _check_sum(payload: Bytes, sizes: Sequence[int]) -> None:
@@ -209,6 +224,8 @@ def layout_of(x: Tensor) -> Layout:
 
 def copy_of(x: Tensor) -> Tensor:
     """A contiguous copy of the stack `x` `[G, d]`."""
+    if x.numel() * x.element_size() < _HUGE:
+        return x.clone(memory_format=torch.contiguous_format)
     return empty((x.shape[0], x.shape[1]), layout_of(x)).copy_(x)
 
 

@@ -21,6 +21,7 @@ from fl_core.execution.streams import KeyedGenerators
 from fl_core.optimizers import FlatOptimizer
 from fl_core.oracle import Oracle
 from fl_core.randomness import generator
+from fl_core.state import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +189,13 @@ class Client:
         return omega_of(self._work.compressor, self._oracle.d)
 
     def compress(self, v: Tensor) -> Message:
-        """C(v) by the experiment's uplink operator, with randomness of its own each time it is called."""
+        """C(v) by the experiment's uplink operator, with randomness of its own each time it is called.
+
+        Raises ValueError: v is no vector `[d]`.
+        """
+        d = self._oracle.d
+        if not isinstance(v, Tensor) or v.shape != (d,):
+            raise ValueError(f"client.compress needs a vector [d] = [{d}], not {shown(v)}")
         call = self._compressions
         self._compressions += 1
         # Made only where the operator draws: most of the time of a small message would else go there.

@@ -57,7 +57,7 @@ def _losses(problem: Problem, oracle: Oracle, x: Tensor) -> tuple[list[float], l
             for i, part, (_, targets) in zip(group, parts, shards, strict=True):
                 theirs = targets[a : a + _BATCH]
                 loss[i] += float(oracle.loss_of(part, theirs)) * len(theirs) / len(targets)
-                right[i] += _right(part, theirs) if problem.classifies else 0
+                right[i] += _right(part, theirs, problem.loss_name) if problem.classifies else 0
     r = 0.0 if problem.regularizer is None else float(problem.regularizer.value(x.double()))
     return [value + r for value in loss], [right[i] / problem.shards.size(i) for i in range(problem.n)]
 
@@ -72,10 +72,11 @@ def _groups(problem: Problem) -> Iterator[list[int]]:
         yield from (clients[start : start + together] for start in range(0, len(clients), together))
 
 
-def _right(outputs: Tensor, targets: Tensor) -> int:
-    if outputs.dim() == 1 or outputs.shape[-1] == 1:  # labels -1, +1
+def _right(outputs: Tensor, targets: Tensor, loss: str) -> int:
+    if loss == "logistic":  # labels -1, +1
         return int((outputs.reshape(-1).sign() == targets.reshape(-1).sign()).sum())
-    return int((outputs.argmax(-1) == targets).sum())
+    right = (outputs.argmax(-1) == targets) & ~outputs.isnan().any(-1)  # NaN ranks first, and is no answer
+    return int(right.sum())
 
 
 def _grad_norm(problem: Problem, oracle: Oracle, x: Tensor, i: int) -> float:

@@ -13,12 +13,28 @@ FlspanError
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
 from protocol.errors import FlspanError, InputError, RunError
+
+BREAKS = (KeyboardInterrupt, GeneratorExit)
+"""What passes through a user's code and is no mistake of it. All else is, `sys.exit()` too."""
+
+USER_MODULE = "flspan_user_"
+"""How the name of a module begins that is a file of hers (`plugins.user_module`)."""
+
+_COPY = re.compile(r"(?:/[^/\s\"':]+)*/[0-9a-f]{16}/([^/\n\"':]+\.py)")
+"""Where a copy of her file lies in this process: in a folder named by its digest."""
+
+
+def as_she_named(text: str) -> str:
+    """The text with the names of her files where it has the paths of copies of them, which are gone after the run."""
+    return _COPY.sub(r"\1", text)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
@@ -82,7 +98,8 @@ class _Place:
 
 
 class UserCodeError(FlspanError):
-    """The user's own code raised. `file` and `line` are hers; `client` and `worker` say for whom and where.
+    """The user's own code raised. `file` (as she named it) and `line` are hers; `client` and `worker` say for whom and
+    where.
 
     `traceback_text` is the whole traceback: it crosses the network as text, never as an object.
     """
@@ -97,6 +114,7 @@ class UserCodeError(FlspanError):
         worker: str | None = None,
         traceback_text: str = "",
     ) -> None:
+        message, file, traceback_text = as_she_named(message), as_she_named(file), as_she_named(traceback_text)
         super().__init__(message, file, line, client, worker, traceback_text)
         self.message, self.file, self.line = message, file, line
         self.client, self.worker, self.traceback_text = client, worker, traceback_text
@@ -113,14 +131,31 @@ class UserCodeError(FlspanError):
         """What `error` says, placed at the deepest frame that lies in one of the user's `files`."""
         place = _innermost(error.__traceback__, frozenset(files)) or _syntax_place(error) or _Place("", 0)
         text = "".join(traceback.format_exception(error))
-        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return cls(message, file=place.file, line=place.line, client=client, worker=worker, traceback_text=text)
+        return cls(_said(error), file=place.file, line=place.line, client=client, worker=worker, traceback_text=text)
+
+    @classmethod
+    def of_method(cls, owner: type, method: str, message: str, *, client: int | None = None) -> UserCodeError:
+        """What a method of hers returned or left behind is wrong: placed where the method begins."""
+        code = getattr(inspect.unwrap(getattr(owner, method)), "__code__", None)
+        file, line = ("", 0) if code is None else (code.co_filename, code.co_firstlineno)
+        return cls(f"{owner.__name__}.{method} {message}", file=file, line=line, client=client)
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}: " if self.file else ""
         whom = [f"client {self.client}"] if self.client is not None else []
         whom += [f"worker {self.worker}"] if self.worker is not None else []
         return f"{place}{self.message}" + (f" ({', '.join(whom)})" if whom else "")
+
+
+def _said(error: BaseException) -> str:
+    """The error's type and text, whatever its author made of `__str__`."""
+    try:
+        text = str(error)
+    except Exception as another:
+        text = f"its own text raises {type(another).__name__}"
+    if isinstance(error, SystemExit):
+        text += "; code that runs within a run must not end the process: raise an error instead"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _syntax_place(error: BaseException) -> _Place | None:
@@ -130,12 +165,19 @@ def _syntax_place(error: BaseException) -> _Place | None:
 
 
 def _innermost(tb: TracebackType | None, files: frozenset[str]) -> _Place | None:
-    frames = [_Place(f.filename, f.lineno or 0) for f in traceback.extract_tb(tb)]
-    hers = [place for place in frames if place.file in files]
+    frames = [(frame, _Place(frame.f_code.co_filename, line)) for frame, line in traceback.walk_tb(tb)]
+    # By the module's name too: a file of hers may have been imported after the list of them was made.
+    hers = [
+        place
+        for frame, place in frames
+        if place.file in files or str(frame.f_globals.get("__name__", "")).startswith(USER_MODULE)
+    ]
     return hers[-1] if hers else None
 
 
 __all__ = [
+    "BREAKS",
+    "USER_MODULE",
     "ExperimentError",
     "FlspanError",
     "InputError",
@@ -143,6 +185,7 @@ __all__ = [
     "PlugInError",
     "RunError",
     "UserCodeError",
+    "as_she_named",
     "nearest",
     "spelled",
 ]

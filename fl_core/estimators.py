@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fl_core.randomness import generator
+from fl_core.splitmix import Ints, permutations, picks, ragged_permutations, streams
 
 
 def resolve_tau(tau: int | str | None, m: int) -> int:
@@ -63,18 +64,24 @@ class Estimator:
         Args:
             key: (seed, round, client).
         """
-        b = self.size(m)
-        seed, round, client = key
-        if self.kind == "multi":
-            return torch.randint(m, (b,), generator=generator(seed, round, client, "sample", step))
-        if b >= m:
-            return None
-        if self.kind in ("nice", "uniform"):
-            return torch.randperm(m, generator=generator(seed, round, client, "sample", step))[:b]
         place = self.place(m, step)
-        assert place is not None
-        epoch, samples = place
-        return self.order(m, key, epoch)[samples]
+        if place is not None:
+            epoch, samples = place
+            return self.order(m, key, epoch)[samples]
+        drawn = self.drawn(m, np.array(key[2:]), key[:2], step)
+        return None if drawn is None else torch.from_numpy(drawn[0])
+
+    def drawn(self, m: int, clients: Ints, key: tuple[int, int], step: int) -> Ints | None:
+        """The samples of a local step of clients that have m each, `[n, b]`; None as for `indices`. No "minibatch".
+
+        Args:
+            key: (seed, round).
+        """
+        b = self.size(m)
+        if b >= m and self.kind != "multi":
+            return None
+        starts = streams(clients, *key, "sample", step)
+        return picks(starts, m, b) if self.kind == "multi" else permutations(starts, m)[:, :b]
 
     def place(self, m: int, step: int) -> tuple[int, slice] | None:
         """Of "minibatch" on fewer than m samples: the epoch of a local step, and where in its order the samples lie."""
@@ -86,5 +93,10 @@ class Estimator:
 
     def order(self, m: int, key: tuple[int, int, int], epoch: int) -> Tensor:
         """In which order "minibatch" goes through the samples in an epoch: int64 `[m]`."""
-        seed, round, client = key
-        return torch.randperm(m, generator=generator(seed, round, client, "epoch", epoch))
+        return torch.from_numpy(self.orders(np.array([m]), np.array(key[2:]), key[:2], epoch))
+
+    def orders(self, m: Ints, clients: Ints, key: tuple[int, int], epoch: int) -> Ints:
+        """The same of clients that have m `[n]` samples, one after the other: `[Σ m_i]`."""
+        starts = streams(clients, *key, "epoch", epoch)
+        first = int(m[0])
+        return permutations(starts, first).reshape(-1) if (m == first).all() else ragged_permutations(starts, m)

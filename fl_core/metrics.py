@@ -20,6 +20,7 @@ from fl_core.client_metrics import client_quantiles
 from fl_core.experiment.schema import CLIENT_METRICS, EVALUATED_METRICS
 from fl_core.intra_op import use_intra_op_threads
 from fl_core.oracle import Oracle
+from fl_core.problem import in_code_of
 from fl_core.randomness import ClientRandomness, generator
 
 if TYPE_CHECKING:
@@ -34,10 +35,14 @@ def evaluate(problem: Problem, oracle: Oracle, x: Tensor, names: Iterable[str]) 
 
     Args:
         oracle: a replica that no one else uses.
+
+    Raises:
+        UserCodeError: the user's own model raised.
     """
     use_intra_op_threads(1)  # whichever thread this is, the same bits
     # A model that draws even in evaluation (dropout called as a function) draws the same numbers each time.
-    with ClientRandomness(generator(problem.experiment.seed, "evaluation")):
+    model = problem.experiment.model.plug
+    with in_code_of(model), ClientRandomness(generator(problem.experiment.seed, "evaluation")):
         return _evaluated(problem, oracle, x.to(oracle.device), set(names))
 
 
@@ -103,10 +108,11 @@ def _on_test_set(problem: Problem, oracle: Oracle, x: Tensor, classes: bool) -> 
         width = outputs.shape[-1] if outputs.dim() > 1 else 1
         if not classes:
             continue
-        if width == 1:  # labels -1, +1
+        if problem.loss_name == "logistic":  # labels -1, +1
             right += int((outputs.reshape(-1).sign() == batch.reshape(-1).sign()).sum())
         else:
             ranked = outputs.topk(min(5, width), dim=-1).indices == batch.unsqueeze(-1)
+            ranked &= ~outputs.isnan().any(-1, keepdim=True)  # NaN ranks first, and is no answer
             right += int(ranked[:, 0].sum())
             right5 += int(ranked.any(-1).sum())
     found = {"loss": loss / m}

@@ -69,9 +69,46 @@ def fitted(value: Any, annotation: Any) -> Any:
     ok, result = _fit(value, annotation)
     if ok:
         return result
+    items = _items(annotation)
+    if items is not None and isinstance(value, list | tuple):
+        raise _wrong_list(value, items, annotation)
+    if items and items[-1] is Ellipsis and _fit(value, items[0])[0]:
+        raise MismatchError(f"must be {words(annotation)}, not {shown(value)}; write [{shown(value)}]")
     choices = [choice for choice in _choices(annotation) if isinstance(choice, str)]
     suggestion = nearest(value, choices) if isinstance(value, str) else None
     raise MismatchError(f"must be {words(annotation)}, not {shown(value)}", suggestion)
+
+
+def _wrong_list(value: Any, items: tuple[Any, ...], annotation: Any) -> MismatchError:
+    """The error for a list that does not fit: it names the first wrong item, and the choice it was meant to be."""
+    types_of_items = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
+    if len(types_of_items) != len(value):
+        return MismatchError(f"must be a list of {len(types_of_items)} values, not {shown(value)}")
+    wrong = [(k, item) for k, item in enumerate(value) if not _fit(item, types_of_items[k])[0]]
+    if not wrong:  # the list as a whole is out of range
+        return MismatchError(f"must be {words(annotation)}, not {shown(value)}")
+    position, item = wrong[0]
+    choices = [choice for choice in _choices(types_of_items[position]) if isinstance(choice, str)]
+    if not (choices and isinstance(item, str)):
+        wanted = words(types_of_items[position])
+        return MismatchError(f"item {position + 1} of the list must be {wanted}, not {shown(item)}")
+    near = nearest(item, choices)
+    return MismatchError(f"{shown(item)} is none of them" + ("" if near else f": {', '.join(choices)}"), near)
+
+
+def _items(annotation: Any) -> tuple[Any, ...] | None:
+    """The types of a list's items: (type, ...) for any number of one type. None where no list fits."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _items(args[0])
+    if origin in (Union, types.UnionType):
+        return next((items for items in map(_items, args) if items is not None), None)
+    kind = origin or annotation
+    if not isinstance(kind, type) or issubclass(kind, Mapping | str) or not issubclass(kind, Iterable):
+        return None
+    if issubclass(kind, tuple) and args:
+        return args
+    return (args[0] if args else Any, Ellipsis)
 
 
 _NO: tuple[bool, Any] = (False, None)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
-from fl_core.errors import InputError, PlugInError, UserCodeError, nearest
+from fl_core.errors import BREAKS, InputError, PlugInError, UserCodeError, nearest
 from fl_core.experiment.schema import CLIENT_METRICS, EVALUATED_METRICS, ROUND_METRICS, Role, SourceFile
 from fl_core.options import options_of, takes_any
 
@@ -174,8 +174,10 @@ def user_module(source: SourceFile, folder: Path) -> ModuleType:
         sys.modules[name] = found  # dataclasses look their module up while it is being imported
         try:
             spec.loader.exec_module(found)
-        except Exception as error:
+        except BaseException as error:  # a user's code may even leave the interpreter
             del sys.modules[name]
+            if isinstance(error, BREAKS):
+                raise
             raise UserCodeError.of(error, files=[str(path)]) from error
         return found
 

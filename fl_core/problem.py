@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from fl_core import plugins
 from fl_core.datasets import FederatedData, Pair, Samples
 from fl_core.datasets.torch_dataset import in_tensors
-from fl_core.errors import ExperimentError, FlspanError, InputError, PlugInError, UserCodeError
+from fl_core.errors import BREAKS, ExperimentError, FlspanError, InputError, PlugInError, UserCodeError
 from fl_core.experiment.schema import PlugIn
 from fl_core.intra_op import use_intra_op_threads
 from fl_core.losses import fitted_targets, loss
+from fl_core.models.norm import refuse_running_statistics
 from fl_core.oracle import Oracle, bound, flatten
 from fl_core.randomness import numpy_generator, seeded_globally
 from fl_core.regularizers import regularizer
@@ -89,7 +90,7 @@ class Problem:
 
     def oracle(self, device: torch.device | str) -> Oracle:
         """A fresh replica of the model with its loss."""
-        with self._copying, _in_code_of(self.experiment.model.plug):
+        with self._copying, in_code_of(self.experiment.model.plug):
             shared = {id(p): _sharing(p) for p in self._model.parameters() if type(p) is nn.Parameter}
             model = copy.deepcopy(self._model, shared)  # the oracle gives it parameters of its own
         autocast = torch.bfloat16 if self.experiment.execution.precision == "bfloat16" else None
@@ -115,10 +116,11 @@ class Problem:
         build = plugins.resolve("model", table.name, self.experiment.sources)
         context = {"inputs": self.shape.inputs, "outputs": self.shape.outputs}
         # The same x0 in every process: initialisation draws from torch's global generator, set by the run's seed.
-        with seeded_globally(self.experiment.seed, "model"), _in_code_of(table):
+        with seeded_globally(self.experiment.seed, "model"), in_code_of(table):
             model = plugins.call("model", build, context, table.options)
         if not isinstance(model, nn.Module):
             raise PlugInError(f"{table.name}: build() must return a torch.nn.Module, not {type(model).__name__}")
+        refuse_running_statistics(model, table.name)
         return model.to(self.dtype)
 
 
@@ -143,7 +145,7 @@ def assemble(experiment: Experiment, data_root: Path | None = None) -> Problem:
         "seed": experiment.seed,
         "dtype": DTYPES[experiment.model.dtype],
     }
-    with seeded_globally(experiment.seed, "data"), _in_code_of(table):
+    with seeded_globally(experiment.seed, "data"), in_code_of(table):
         loaded = in_tensors(plugins.call("dataset", load, context, table.options))
     if not isinstance(loaded, Samples | FederatedData):
         raise PlugInError(f"{table.name}: load() must return FederatedData, not {type(loaded).__name__}")
@@ -231,13 +233,13 @@ def _given(experiment: Experiment, clients: list[Pair]) -> Shards:
 
 
 @contextmanager
-def _in_code_of(table: PlugIn) -> Iterator[None]:
+def in_code_of(table: PlugIn) -> Iterator[None]:
     """Errors in the call of a user's function become UserCodeErrors with her line; our own pass as they are."""
     try:
         yield
-    except InputError:
+    except (InputError, *BREAKS):
         raise
-    except Exception as error:
+    except BaseException as error:  # a user's code may even leave the interpreter
         if not table.is_file:
             raise
         raise UserCodeError.of(error, files=user_files(table.name)) from error
@@ -253,9 +255,9 @@ def in_user_code(client: int | None = None, files: Iterable[str] | None = None) 
     """
     try:
         yield
-    except FlspanError:
+    except (FlspanError, *BREAKS):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise UserCodeError.of(error, files=user_files() if files is None else files, client=client) from error
 
 

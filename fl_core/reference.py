@@ -15,14 +15,14 @@ import torch
 from compressors.compressor import NonFiniteError
 from fl_core.client import Client, Message
 from fl_core.errors import UserCodeError
-from fl_core.execution.cohort import NonFiniteReplyError, check_finite
+from fl_core.execution.reply_checks import Alike, NonFiniteReplyError, check_finite, check_reply
 from fl_core.intra_op import use_intra_op_threads
 from fl_core.oracle import Oracle
 from fl_core.problem import in_user_code
 from fl_core.randomness import ClientRandomness, UnkeyedDraws, global_state
 from fl_core.replies import CohortReplies
 from fl_core.server import Round, Server
-from fl_core.state import as_dict, as_tensor, recalled, settled
+from fl_core.state import State, as_dict, as_tensor, recalled, settled
 from fl_core.tensors import unchanged
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
         round = server.begin_round(t)
         finished, clients, bits_up = [], [], 0
         for cohort in round.cohorts:
-            replies, took_part = [], []
+            replies, took_part, alike = [], [], Alike(session.algorithm)
             for i in cohort:
                 try:
                     client, reply, memory = _turn_of(session, oracle, round, i, memories.get(i, {}))
@@ -47,9 +47,10 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
                     if session.experiment.on_error == "stop":
                         raise
                     continue
+                alike.check(reply, i)
                 memories[i] = memory
-                bits_up += sum(8 * _payload_bytes(value) for value in reply.values())
-                replies.append({name: _value(value) for name, value in reply.items()})
+                bits_up += sum(8 * _payload_bytes(value) for value in as_dict(reply).values())
+                replies.append({name: _value(value) for name, value in as_dict(reply).items()})
                 took_part.append(client)
             if took_part:
                 fields = {name: torch.stack([reply[name] for reply in replies]) for name in replies[0]}
@@ -74,7 +75,7 @@ def run_reference(session: Session) -> Iterator[tuple[Server, dict[str, float]]]
 
 def _turn_of(
     session: Session, oracle: Oracle, round: Round, i: int, remembered: dict[str, torch.Tensor]
-) -> tuple[Client, dict[str, Any], dict[str, torch.Tensor]]:
+) -> tuple[Client, State, dict[str, torch.Tensor]]:
     """Client i's local work, which must draw random numbers from the client's own generator only."""
     before = global_state(oracle.device)
     client, reply, memory = _local_work(session, oracle, round, i, remembered)
@@ -86,7 +87,7 @@ def _turn_of(
 
 def _local_work(
     session: Session, oracle: Oracle, round: Round, i: int, remembered: dict[str, torch.Tensor]
-) -> tuple[Client, dict[str, Any], dict[str, torch.Tensor]]:
+) -> tuple[Client, State, dict[str, torch.Tensor]]:
     """Client i's round: the client after it, its reply, and what it remembers now."""
     problem, algorithm, sent = session.problem, session.algorithm, round.broadcast
     memory = recalled(algorithm.Memory, remembered, problem.initial_memory(algorithm))
@@ -96,9 +97,9 @@ def _local_work(
     data = {"inputs": client.inputs, "targets": client.targets}
     with in_user_code(i), unchanged(x0=sent.x, s=vars(s), client=data), ClientRandomness(client.generator("torch")):
         x = client.run(algorithm, sent.x, s)
-        record = algorithm.local_state(client, sent.x, x, s)
-        check_finite(record, i, round.number)
-        reply = as_dict(record)
+        reply: State = algorithm.local_state(client, sent.x, x, s)
+        check_reply(reply, algorithm, i)
+        check_finite(reply, i, round.number)
         kept = settled(client.memory, problem.initial_memory(algorithm), type(algorithm).__name__)
     return client, reply, kept
 

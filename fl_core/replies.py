@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from compressors.compressor import Layout, empty
+from compressors.compressor import Layout, zeros
 from fl_core.errors import FlspanError
-from fl_core.state import fields_of
+from fl_core.state import fields_of, title, unknown_field
+from fl_core.summation import add_row, add_rows, summed, wide_type
 
 Weighting: TypeAlias = Literal["one", "size"]
 """Whose weights a cohort knows by itself: 1, or the clients' numbers of samples."""
@@ -71,7 +71,7 @@ class FieldSums:
         """Sums that came from elsewhere. Raises ValueError: they are not all of one shape, in the type of sums."""
         first = next(iter(totals.values()))
         for total in totals.values():
-            if total.dtype != _wide(dtype, None) or total.shape != first.shape or total.numel() < 2:
+            if total.dtype != wide_type(dtype) or total.shape != first.shape or total.numel() < 2:
                 raise ValueError(f"{total.dtype} {list(total.shape)} is no sum of {dtype} values like the others")
         return cls(dtype, totals)
 
@@ -83,27 +83,21 @@ class FieldSums:
     @classmethod
     def zeros(cls, like: Tensor, weightings: Sequence[Weighting]) -> FieldSums:
         """Of no replies yet, each like one row `[…]`."""
-        wide = _wide(like.dtype, None)
-        return cls(like.dtype, {kind: torch.zeros(like.shape, dtype=wide, device=like.device) for kind in weightings})
+        layout = Layout(like.numel(), wide_type(like.dtype), like.device)
+        return cls(like.dtype, {kind: zeros((1, layout.d), layout).view(like.shape) for kind in weightings})
 
     @classmethod
-    def of_rows(cls, rows: Tensor, m: Sequence[int], weightings: Sequence[Weighting]) -> FieldSums:
+    def of_rows(cls, rows: Tensor, m: Sequence[float], weightings: Sequence[Weighting]) -> FieldSums:
         """Of a cohort's rows `[G, …]`, in order."""
-        weights: dict[Weighting, Sequence[int] | None] = {"one": None, "size": m}
-        return cls(rows.dtype, {kind: _added([rows], weights[kind]) for kind in weightings})
+        weights: dict[Weighting, Sequence[float] | None] = {"one": None, "size": m}
+        return cls(rows.dtype, {kind: summed([rows], weights[kind]) for kind in weightings})
 
     def add_row(self, row: Tensor, m: int) -> None:
         """One more reply `[…]` of the same cohort: the additions of `of_rows`, one at a time."""
-        flat = row.reshape(-1)
         for kind, total in self.totals.items():
-            for left in range(0, len(flat), _BLOCK):  # piece by piece, as there: a product may be rounded or not
-                part, piece = total.view(-1)[left : left + _BLOCK], flat[left : left + _BLOCK]
-                if kind == "size" and len(piece) <= _SHORT:
-                    part.add_(piece.to(part.dtype) * m)
-                else:
-                    part.add_(piece, alpha=1 if kind == "one" else m)
+            add_row(total, row, None if kind == "one" else m)
 
-    def add_rows(self, rows: Tensor, m: Sequence[int]) -> None:
+    def add_rows(self, rows: Tensor, m: Sequence[float]) -> None:
         """Those of the next cohort, out of its rows `[G, …]`: `add` of their `of_rows`, piece by piece.
 
         Raises ValueError: another type or shape than this one's.
@@ -111,12 +105,8 @@ class FieldSums:
         total_shape = next(iter(self.totals.values())).shape
         if rows.dtype != self.dtype or rows.shape[1:] != total_shape:
             raise ValueError(f"{rows.dtype} {list(rows.shape[1:])}, not {self.dtype} {list(total_shape)}")
-        flat = rows.reshape(rows.shape[0], -1)
         for kind, total in self.totals.items():
-            weights, sums = None if kind == "one" else m, total.view(-1)
-            for left in range(0, len(sums), _BLOCK):
-                piece = slice(left, left + _BLOCK)
-                sums[piece].add_(_summed([flat[:, piece]], weights, total.dtype))
+            add_rows(total, rows, None if kind == "one" else m)
 
     def add(self, other: FieldSums) -> None:
         """Those of the next cohort. Raises ValueError: another type, shape or kind than this one's."""
@@ -137,7 +127,7 @@ def reducible(row: Tensor) -> bool:
 
 def is_worth_reducing(row: Tensor, rows: int, weightings: Sequence[Weighting]) -> bool:
     """Whether so many replies `[…]` are longer than their sums."""
-    return reducible(row) and rows * row.element_size() > len(weightings) * _wide(row.dtype, None).itemsize
+    return reducible(row) and rows * row.element_size() > len(weightings) * wide_type(row.dtype).itemsize
 
 
 class Replies:
@@ -212,6 +202,8 @@ class Replies:
         """The sum in the type it is computed in, not to be written to, and the type it should have."""
         if weights is not None and len(weights) != len(self):
             raise ValueError(f"{len(weights)} weights for the replies of {len(self)} clients")
+        if self._record is not None and field not in self._record.__dataclass_fields__:
+            raise AttributeError(unknown_field(self._record, field))
         if not self._cohorts:
             return torch.zeros_like(self._zero), self._zero.dtype
         kind = self._weighting(weights)
@@ -222,7 +214,13 @@ class Replies:
                 raise self._lacking(f"Reply.{field} was summed where it was computed, but not by these weights")
             return kept.totals[kind], kept.dtype
         stacks = [cohort.fields[field] for cohort in self._cohorts]
-        total = _added(stacks, weights)
+        try:
+            total = summed(stacks, weights)
+        except ValueError as error:
+            owner = "Reply" if self._record is None else title(self._record)
+            raise ValueError(
+                f"{owner}.{field}: the clients of a round must send values of one shape: {error}"
+            ) from None
         dtype = stacks[0].dtype
         return total, dtype if dtype.is_floating_point else total.dtype
 
@@ -234,72 +232,3 @@ class Replies:
         if weights is None:
             return "one"
         return "size" if weights is self.m or tuple(weights) == self.m else "rows"
-
-
-def _added(stacks: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
-    """The sum `[…]` over the rows of each stack `[G, …]` in order, then over the stacks in order."""
-    wide = _wide(stacks[0].dtype, weights)
-    flat = [stack.reshape(stack.shape[0], -1) for stack in stacks]
-    d = flat[0].shape[1]
-    if d <= _BLOCK:
-        total = _summed(flat, weights, wide)
-    else:  # in pieces that stay in the cache: each sum is read and written once a client
-        total = empty((1, d), Layout(d, wide, flat[0].device))[0]
-        for left in range(0, d, _BLOCK):
-            piece = slice(left, left + _BLOCK)
-            total[piece] = _summed([rows[:, piece] for rows in flat], weights, wide)
-    return total.view(stacks[0].shape[1:])
-
-
-_BLOCK = 1 << 15
-"""Numbers of a vector that are summed at a time."""
-
-_SHORT = 1 << 12
-"""Numbers of a vector up to which a call costs more than its additions, so that a cohort's rows are summed in one."""
-
-
-def _summed(stacks: Sequence[Tensor], weights: Sequence[float] | None, wide: torch.dtype) -> Tensor:
-    """Over the rows of each stack `[G, d]` in order, then over the stacks in order."""
-    total: Tensor | None = None
-    start = 0
-    for stack in stacks:
-        end = start + stack.shape[0]
-        part = _of_stack(stack, None if weights is None else weights[start:end], wide)
-        start = end
-        total = part if total is None else total.add_(part)
-    assert total is not None
-    return total
-
-
-def _of_stack(stack: Tensor, weights: Sequence[float] | None, wide: torch.dtype) -> Tensor:
-    if stack.device.type == "cpu" and (weights is None or stack.shape[1] <= _SHORT):
-        rows = stack.detach().to(wide)
-        if weights is not None:
-            rows = rows * torch.tensor(weights, dtype=wide).unsqueeze(1)
-        if rows.stride(1) != 1 or rows.stride(0) < rows.shape[1]:
-            rows = rows.contiguous()
-        return torch.from_numpy(_in_order(rows.numpy()))
-    part = torch.zeros(stack.shape[1:], dtype=wide, device=stack.device)
-    for number, row in enumerate(stack.unbind()):
-        part.add_(row, alpha=1 if weights is None else weights[number])
-    return part
-
-
-def _in_order(rows: np.ndarray) -> np.ndarray:
-    """Row after row: NumPy adds along an axis that is not the fastest in memory that way, but a single column in pairs.
-
-    Each number is added by itself, so neither threads nor alignment nor where pieces end can show.
-    """
-    total: np.ndarray
-    if rows.shape[1] == 1 and len(rows):
-        total = np.add.accumulate(rows, axis=0)[-1] + rows.dtype.type(0)  # 0 + -0 is 0, as in every sum from 0 on
-    else:
-        total = np.add.reduce(rows, axis=0, initial=0)
-    return total
-
-
-def _wide(dtype: torch.dtype, weights: Sequence[float] | None) -> torch.dtype:
-    """What sums of such values are computed in."""
-    if not dtype.is_floating_point:
-        return torch.int64 if weights is None else torch.float64
-    return torch.float64 if dtype == torch.float64 else torch.float32

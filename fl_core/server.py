@@ -14,13 +14,14 @@ from compressors.compressor import Compressor
 from compressors.identity import Identity
 from fl_core.algorithm import Algorithm
 from fl_core.client import omega_of
-from fl_core.errors import PlugInError
+from fl_core.errors import PlugInError, UserCodeError
 from fl_core.optimizers import FlatOptimizer, Schedule
 from fl_core.problem import in_user_code
 from fl_core.randomness import generator
 from fl_core.replies import WEIGHTINGS, Asked, CohortReplies, FieldSums, Reads, Replies, UnreducedError
-from fl_core.sampling import cohort_size, cut, sample_clients
-from fl_core.state import Number, as_dict, as_tensor, fields_of, initial
+from fl_core.sampling import Sampler, cohort_size, cut
+from fl_core.server_checks import StateCheck, check_vector
+from fl_core.state import Number, State, as_dict, as_tensor, fields_of, initial, shown
 
 if TYPE_CHECKING:
     from fl_core.experiment.schema import Experiment
@@ -102,8 +103,9 @@ class Server:
         self._reads: Reads = set()
         self.local_lr = float(experiment.local.optimizer.options.get("lr", 0.0))
         self.tau = effort.steps
-        self._clients = experiment.clients
-        self.per_round = self.n if self._clients.sampling == "full" else self._clients.per_round
+        c = experiment.clients
+        self._sampler = Sampler(c.sampling, c.total, c.per_round, experiment.seed, experiment.rounds)
+        self.per_round = self.n if c.sampling == "full" else c.per_round
         self._cohort = cohort_size(experiment.execution.cohort, experiment.clients.per_round, self.d, effort.samples)
         self._downlink = downlink
         self._received = self.x  # the model as clients hold it: x itself unless the downlink compresses
@@ -117,6 +119,7 @@ class Server:
             self.state: Any = algorithm.initialize_server_state(self.x)
         if self.state is None:
             self.state = initial(algorithm.ServerState, type(algorithm).__name__, self.d, x0.dtype)
+        self._state_check = StateCheck(algorithm, self.state, self.d, x0.dtype)
 
     @property
     def lr(self) -> float:
@@ -146,8 +149,7 @@ class Server:
         """Sample the participants, cut them into cohorts, and make what they receive."""
         self.round = number
         self.optimizer.set_lr(self._schedule.lr(number))
-        c = self._clients
-        sampled = sample_clients(c.sampling, c.total, c.per_round, self.seed, number)
+        sampled = self._sampler.sample(number)
         with in_user_code():
             participants = self._participants(sampled)
             return Round(number, cut(participants, self._cohort), self._broadcast(participants))
@@ -185,8 +187,6 @@ class Server:
         replies = Replies(cohorts, self.x, self.algorithm.Reply, sums)
         try:
             g = self._step(replies)
-            if replies.lacking is not None:
-                raise replies.lacking
         except UnreducedError:
             assert before is not None
             round, received = self.round, self._next_received
@@ -203,8 +203,16 @@ class Server:
         algorithm = self.algorithm
         with torch.no_grad(), in_user_code():
             g = algorithm.server_gradient(self, replies)
+            if replies.lacking is not None:  # what it returns means nothing then
+                raise replies.lacking
+            check_vector(g, self.x, algorithm, "server_gradient")
             x_next = algorithm.server_opt(self, g)
-            self.state = algorithm.server_global_state(self, replies, g)
+            check_vector(x_next, self.x, algorithm, "server_opt")
+            state = algorithm.server_global_state(self, replies, g)
+            if replies.lacking is not None:
+                raise replies.lacking
+            self._state_check.check(state, "server_global_state")
+            self.state = state
             self.x = self.optimizer.handed_over(x_next)
         return g
 
@@ -281,7 +289,11 @@ class Server:
         return shared, own
 
     def _fields_for(self, client: int) -> dict[str, Tensor | Number]:
-        fields = as_dict(self.algorithm.client_state(self, client))
+        sent = self.algorithm.client_state(self, client)
+        if not isinstance(sent, State):
+            text = f"must return self.Broadcast(...), not {shown(sent)}"
+            raise UserCodeError.of_method(type(self.algorithm), "client_state", text)
+        fields = as_dict(sent)
         for name, value in fields.items():
             if not isinstance(value, Tensor | bool | int | float):
                 owner = type(self.algorithm).__name__

@@ -17,6 +17,7 @@ from fl_core.algorithm import Algorithm
 from fl_core.client import LocalWork
 from fl_core.errors import ExperimentError
 from fl_core.estimators import Estimator
+from fl_core.experiment.checking import check_participation
 from fl_core.experiment.schema import Experiment, PlugIn
 from fl_core.problem import Problem, assemble, user_files
 from fl_core.server import Effort, Server
@@ -85,7 +86,7 @@ def open_session(experiment: Experiment, data_root: Path | None = None) -> Sessi
 def with_problem(experiment: Experiment, problem: Problem) -> Session:
     """The session of an experiment whose problem is at hand (a worker may have been sent its data)."""
     algorithm = _algorithm(experiment)
-    _check_participation(algorithm, experiment)
+    check_participation(algorithm, experiment)
     uplink = _uplink(algorithm, experiment, problem.d)
     downlink = contraction(_compressor(experiment, experiment.downlink))
     local = experiment.local
@@ -111,15 +112,6 @@ def _with_theory(session: Session) -> Session:
         lr, text = theoretical(session.algorithm, problem, session.work)
         experiment, notes = with_server_lr(experiment, lr), (*notes, text)
     return replace(session, experiment=experiment, notes=notes)
-
-
-def _check_participation(algorithm: Algorithm, experiment: Experiment) -> None:
-    clients = experiment.clients
-    if algorithm.participation == "full" and clients.sampling != "full" and clients.per_round != clients.total:
-        raise ExperimentError(
-            f"{experiment.algorithm.name} needs all {clients.total} clients in every round; leave per_round out",
-            path="clients.per_round",
-        )
 
 
 def _uplink(algorithm: Algorithm, experiment: Experiment, d: int) -> Compressor:

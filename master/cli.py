@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from deploy.log_file import log_to
+from master.runs import check_data_root, check_runs_dir
 from master.spawn import SpawnedWorkers, spawn_arguments
 from protocol.errors import FlspanError, InputError
 from protocol.secret import read_secret
@@ -113,6 +115,8 @@ def main(
     """
     try:
         log_to(log_file, "warning")
+        if log_file is None:  # what is said of fusing is said by an event, once a machine, in the lines of the run
+            logging.getLogger("flspan.execution").setLevel(logging.ERROR)
         secret = None if secret_file is None else read_secret(secret_file)
         options["track"] = tuple(name.strip() for name in options["track"].split(",") if name.strip())
         options["tls"] = _tls(options.pop("tls_fingerprints"), options.pop("tls_ca"))
@@ -154,6 +158,8 @@ def _tls(fingerprints: tuple[str, ...], trusted: Path | None) -> Tls | None:
 async def _spawned(stack: AsyncExitStack, count: int, options: dict[str, Any]) -> SpawnedWorkers:
     """Launch the workers first: while they import torch, so does this process."""
     arguments = spawn_arguments(count, options["threads_per_device"], options["data_root"])
+    check_runs_dir(options["runs_dir"])
+    check_data_root(options["data_root"])
     workers = SpawnedWorkers(count, options["runs_dir"] / "worker-logs", arguments)
     stack.push_async_callback(workers.close)
     await workers.launch()

@@ -1,7 +1,8 @@
 """The shell around the dispatcher: executors on one side, rounds on the other. Everything here is on the event loop.
 
-A round is opened with its cohorts' work; the dispatcher says who runs what; results come back in any order, each is
-counted once, and the round's future gets them in cohort order.
+A round is opened with its cohorts' work; the dispatcher says who runs what; results come back in any order, and each is
+counted once. Whoever began the round is called when the last one is here, in the same step of the loop: between two
+short rounds every step counts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from fl_core.errors import FlspanError, RunError
 from fl_core.execution import wire
@@ -26,6 +27,8 @@ from master.runs import machine_of
 
 Emit = Callable[[events.Event], None]
 Take = Callable[[int, CohortResult], None]
+Ending = Literal["complete", "given up"] | Exception
+Over = Callable[[Ending], None]
 
 
 class Executor(Protocol):
@@ -55,7 +58,7 @@ class OpenRun:
 
     Attributes:
         round: the one being executed; works: its cohorts' tasks, by index.
-        take: who takes their results as they come; nobody, where `results` collects them.
+        take: who takes their results as they come; over: who is told, once, how the round has ended.
     """
 
     name: str
@@ -63,9 +66,8 @@ class OpenRun:
     decided: dict[str, Decision] = field(default_factory=dict)
     round: Round | None = None
     works: dict[int, CohortWork] = field(default_factory=dict)
-    results: dict[int, CohortResult] = field(default_factory=dict)
     take: Take | None = None
-    done: asyncio.Future[bool] | None = None
+    over: Over | None = None
     _packed: tuple[int, asyncio.Future[wire.Packed]] | None = None
 
     async def broadcast_message(self) -> wire.Packed:
@@ -111,45 +113,56 @@ class Cluster:
         run = self.runs.pop(name, None)
         if run is None:
             return
-        self._give_up(run)
+        self._end(run, "given up")
         for executor in self.executors.values():
             executor.forget(name)
 
-    async def run_round(
-        self, name: str, round: Round, works: Sequence[CohortWork], take: Take | None = None
-    ) -> list[CohortResult] | None:
-        """Execute a round's cohorts wherever there is room; their results, in cohort order. None: it was given up.
+    def start_round(self, name: str, round: Round, works: Sequence[CohortWork], take: Take, over: Over) -> None:
+        """Execute a round's cohorts wherever there is room.
 
         Args:
-            take: is given each result with its task's index when it arrives, in any order; nothing is returned then.
-
-        Raises:
-            UserCodeError, RunError: a client's code raised, or a task was lost with three workers.
+            take: is given each result with its task's index when it arrives, in any order.
+            over: is told how the round has ended: it has all its results, it was given up, or it has failed (a
+                UserCodeError or RunError: a client's code raised, or a task was lost with three workers).
         """
         run = self.runs[name]
-        run.round, run.works, run.results, run.take = round, {work.index: work for work in works}, {}, take
-        run.done = asyncio.get_running_loop().create_future()
-        tasks = tuple(TaskId(name, round.number, work.index) for work in works)
-        self._handle(say.RoundOpened(name, round.number, tasks))
+        run.round, run.works = round, {work.index: work for work in works}
+        run.take, run.over = take, over
+        self._handle(say.RoundOpened(name, round.number, tuple(TaskId(name, round.number, w.index) for w in works)))
+
+    async def run_round(self, name: str, round: Round, works: Sequence[CohortWork]) -> list[CohortResult] | None:
+        """`start_round`, and wait: the results, in cohort order. None: it was given up. Raises what it failed with."""
+        results: dict[int, CohortResult] = {}
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def over(ending: Ending) -> None:
+            if isinstance(ending, Exception):
+                done.set_exception(ending)
+            else:
+                done.set_result(ending == "complete")
+
+        self.start_round(name, round, works, results.__setitem__, over)
         try:
-            is_complete = await run.done
+            return [results[work.index] for work in works] if await done else None
         except asyncio.CancelledError:
+            self.runs[name].over = None
             self._handle(say.RoundAborted(name, round.number))
             raise
-        results, run.results = run.results, {}  # they are large: nobody but the caller keeps them
-        if not is_complete:
-            return None
-        return [results[work.index] for work in works] if take is None else []
 
     def give_up_round(self, name: str) -> None:
         """End the run's round under way, if there is one, without what is missing."""
         if name in self.runs:
-            self._give_up(self.runs[name])
+            self._end(self.runs[name], "given up")
 
-    def _give_up(self, run: OpenRun) -> None:
-        if run.round is not None and run.done is not None and not run.done.done():
+    def _end(self, run: OpenRun, ending: Ending) -> None:
+        """The round under way is over: nothing more comes of it. Without one, nothing happens."""
+        over, run.over = run.over, None
+        if over is None:
+            return
+        if ending != "complete" and run.round is not None:
             self._handle(say.RoundAborted(run.name, run.round.number))
-            run.done.set_result(False)
+        run.take = None  # it holds the round's results
+        over(ending)
 
     def pause(self, paused: bool) -> None:
         """Stop handing out tasks, or go on; what runs is not touched."""
@@ -239,9 +252,9 @@ class Cluster:
                 if executor in self.executors:
                     self.executors[executor].cancel(task, attempt)
             case say.RoundComplete(run=name):
-                self._finish(name, None)
+                self._end(self.runs[name], "complete")
             case say.Fail(executor, task, report):
-                self._finish(task.run, self._errors.get((executor, task)) or RunError(report))
+                self._end(self.runs[task.run], self._errors.get((executor, task)) or RunError(report))
             case say.Poisoned(task, executors):
                 self._poisoned(task, len(executors))
             case say.Waiting(tasks):
@@ -257,19 +270,16 @@ class Cluster:
         method = type(run.session.algorithm).__name__
         lost = f"round {task.round}, {named} ({method}): {losses} workers were lost while running this task"
         if run.session.experiment.on_error == "stop":
-            self._finish(task.run, RunError(f"{lost}; it is not tried again. What they said last is in their logs"))
+            self._end(run, RunError(f"{lost}; it is not tried again. What they said last is in their logs"))
             return
-        self._keep(run, task, CohortResult.of_nobody(Skipped(i, lost) for i in clients))
+        if run.take is not None:
+            run.take(task.cohort, CohortResult.of_nobody(Skipped(i, lost) for i in clients))
         self._handle(say.TaskSkipped(task))
 
-    def _keep(self, run: OpenRun, task: TaskId, result: CohortResult) -> None:
-        if run.take is None:
-            run.results[task.cohort] = result
-        else:
-            run.take(task.cohort, result)
-
     def _accept(self, executor: str, task: TaskId, result: CohortResult) -> None:
-        self._keep(self.runs[task.run], task, result)
+        take = self.runs[task.run].take
+        if take is not None:
+            take(task.cohort, result)
         self.emit(
             events.TaskFinished(
                 time_s=time.time(),
@@ -280,14 +290,3 @@ class Cluster:
                 seconds_s=sum(result.metrics.get("seconds_s", ())),
             )
         )
-
-    def _finish(self, name: str, error: Exception | None) -> None:
-        run = self.runs.get(name)
-        if run is None or run.done is None or run.done.done():
-            return
-        if error is None:
-            run.done.set_result(True)
-            return
-        run.done.set_exception(error)
-        if run.round is not None:
-            self._handle(say.RoundAborted(name, run.round.number))

@@ -17,6 +17,7 @@ from deploy.readiness import notify
 from fl_core.execution.allocator import keep_freed_memory
 from fl_core.execution.pool import DevicePool, default_threads, parse_devices
 from fl_core.experiment.schema import Experiment
+from fl_core.session import Session, open_session
 from master import events
 from master.cluster import Cluster
 from master.event_stream import EventStream
@@ -25,10 +26,11 @@ from master.observers.metrics_endpoint import MetricsEndpoint
 from master.observers.supervisor import Supervisor
 from master.observers.text_log import TextLog
 from master.observers.tracking import trackers
-from master.one_run import OneRun
+from master.one_run import OneRun, check_device, folder_of
 from master.options import MasterOptions
 from master.roster import Roster
 from master.run_queue import RunQueue
+from master.runs import check_data_root, check_runs_dir
 from master.spawn import SpawnedWorkers
 from master.status import StatusReporter
 from master.worker_link import WorkerLink
@@ -63,19 +65,25 @@ class Master:
         self._stop_signal: int | None = None
         self._failure: BaseException | None = None
         self._links: list[WorkerLink] = []
+        self._opened: Session | None = None
 
     async def run(self, experiments: Sequence[Experiment]) -> int:
         """Run them all. Returns the exit code: 0, 1 if one failed, 3 if something of one could not be written,
         128 + n when stopped by signal n.
 
         Raises:
-            InputError: nobody could run a client, or a worker's address needs a secret.
+            InputError: nobody could run a client, a worker's address needs a secret, or no run could begin.
         """
         torch.set_num_threads(1)
         keep_freed_memory()
         async with AsyncExitStack() as stack:
             stack.callback(self._stream.close)
             self._catch_signals(stack)
+            check_runs_dir(self._options.runs_dir)
+            check_data_root(self._options.data_root)
+            for experiment in experiments:
+                check_device(experiment, self._options)
+            await self._open_first(experiments)
             await self._watch(stack)
             cluster = Cluster(self._stream.emit)
             stack.push_async_callback(cluster.close)
@@ -108,7 +116,19 @@ class Master:
         at_once = 1 if self._options.reference else min(self._options.parallel_runs, count)
         # Of several runs on the same sockets nobody can say which byte was whose: then there is no such metric.
         wire_bytes = self._wire_bytes if at_once == 1 else lambda: (0, 0)
-        return RunQueue(lambda e: OneRun(e, self._options, cluster, self._stream, wire_bytes), at_once)
+        return RunQueue(lambda e: OneRun(e, self._options, cluster, self._stream, wire_bytes, self._taken()), at_once)
+
+    async def _open_first(self, experiments: Sequence[Experiment]) -> None:
+        """Open the session of a start's only run, so that what is wrong in it is said before anything else."""
+        if len(experiments) != 1:
+            return  # each fails alone
+        is_done = self._options.resume and folder_of(experiments[0], self._options.runs_dir).status() == "finished"
+        if not is_done:
+            self._opened = await asyncio.to_thread(open_session, experiments[0], self._options.data_root)
+
+    def _taken(self) -> Session | None:
+        opened, self._opened = self._opened, None
+        return opened
 
     async def _watch(self, stack: AsyncExitStack) -> None:
         if "NOTIFY_SOCKET" in os.environ:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from master.events import (
@@ -28,7 +27,10 @@ _FREQUENT = (RoundStarted, TaskFinished, RoundFinished, Evaluated)
 
 
 class Observer(Protocol):
-    """Whatever wants to know. An exception of either method costs it its place and nothing else."""
+    """Whatever wants to know. An exception of a method costs it its place and nothing else.
+
+    One that has a method `flush` may hold back what it writes until that is called: it has heard all of the moment.
+    """
 
     def observe(self, event: Event) -> None:
         """Take note, quickly: the round loop waits."""
@@ -54,15 +56,14 @@ class EventStream:
         self._timer: asyncio.TimerHandle | None = None
         self._observers: list[Observer] = []
         self._roster: dict[str, WorkerJoined | WorkerReturned] = {}
-        self._waiting: deque[Event] = deque()
+        self._waiting: list[Event] = []
         self._emitting = False
 
     def subscribe(self, observer: Observer) -> None:
         """From now on `observer` hears everything."""
         self.flush()
         self._observers.append(observer)
-        for here in list(self._roster.values()):
-            self._tell(observer, here)
+        self._tell(observer, list(self._roster.values()))
         self._hand_out()
 
     def unsubscribe(self, observer: Observer) -> None:
@@ -109,14 +110,22 @@ class EventStream:
         self._emitting = True
         try:
             while self._waiting:
-                event = self._waiting.popleft()
+                together, self._waiting = self._waiting, []  # what is emitted by an observer comes after it
                 for observer in self._observers.copy():
-                    self._tell(observer, event)
+                    self._tell(observer, together)
         finally:
             self._emitting = False
 
-    def _tell(self, observer: Observer, event: Event) -> None:
-        if observer in self._observers and not self._guarded(observer, lambda: observer.observe(event)):
+    def _tell(self, observer: Observer, together: Sequence[Event]) -> None:
+        def tell() -> None:
+            for event in together:
+                if observer in self._observers:  # it has not left meanwhile
+                    observer.observe(event)
+            flush = getattr(observer, "flush", None)
+            if flush is not None:
+                flush()
+
+        if observer in self._observers and not self._guarded(observer, tell):
             self._observers.remove(observer)
             # what it has open is let go of; a second complaint of the same observer would say nothing new
             with contextlib.suppress(Exception):

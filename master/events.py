@@ -14,7 +14,6 @@ Rules for whoever emits:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 import msgspec
@@ -24,8 +23,7 @@ from protocol.errors import InputError
 Metrics = dict[str, float | int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStarted:
+class RunStarted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A run begins, or goes on after `first_round - 1` rounds. `position` of `runs` counts a sweep from 1."""
 
     time_s: float
@@ -48,8 +46,7 @@ class RunStarted:
     runs: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerJoined:
+class WorkerJoined(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A worker, or a local pool (address "local"), can take tasks for the first time."""
 
     time_s: float
@@ -59,8 +56,7 @@ class WorkerJoined:
     devices: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerReturned:
+class WorkerReturned(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A worker that was lost is back, as a new incarnation."""
 
     time_s: float
@@ -70,8 +66,7 @@ class WorkerReturned:
     devices: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLost:
+class WorkerLost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A worker is gone; its tasks run elsewhere."""
 
     time_s: float
@@ -79,8 +74,7 @@ class WorkerLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerStatus:
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How a worker is, about once a second. Bytes are cumulative over its life in this session."""
 
     time_s: float
@@ -95,38 +89,33 @@ class WorkerStatus:
     last_heard_s: float | None = None  # when the last byte of it arrived
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingForWorkers:
+class WaitingForWorkers(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`tasks` wait and nobody lives to run them."""
 
     time_s: float
     tasks: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paused:
+class Paused(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """No new task is handed out until Resumed."""
 
     time_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumed:
+class Resumed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tasks are handed out again."""
 
     time_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopping:
+class Stopping(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The run will end early, with everything saved."""
 
     time_s: float
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundStarted:
+class RoundStarted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The clients were drawn and cut into tasks; both are counts."""
 
     time_s: float
@@ -136,8 +125,7 @@ class RoundStarted:
     tasks: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFinished:
+class TaskFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A result was counted. `executor` is the name of its worker; `seconds_s` is what it took there."""
 
     time_s: float
@@ -148,8 +136,7 @@ class TaskFinished:
     seconds_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FusingDecided:
+class FusingDecided(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An executor runs a run's clients together from now on, or one by one; and why.
 
     `fused_s`, `one_by_one_s`: what a cohort took; 0 where it was not timed.
@@ -164,8 +151,7 @@ class FusingDecided:
     one_by_one_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundFinished:
+class RoundFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The server has stepped. `evaluates`: Evaluated of this round will follow."""
 
     time_s: float
@@ -175,8 +161,7 @@ class RoundFinished:
     evaluates: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated:
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The model after `round` was measured."""
 
     time_s: float
@@ -185,8 +170,7 @@ class Evaluated:
     metrics: Metrics
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointSaved:
+class CheckpointSaved(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The run can be resumed after this round."""
 
     time_s: float
@@ -195,24 +179,21 @@ class CheckpointSaved:
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warned:
+class Warned(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something the user should read. `text` is one sentence or more."""
 
     time_s: float
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noted:
+class Noted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something good to know that needs no action: the step a theorem gave, a run that is finished already."""
 
     time_s: float
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFinished:
+class RunFinished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The run is over: `reason` is "finished", "stopped" or "failed"; `text` says why when it failed."""
 
     time_s: float
@@ -243,13 +224,11 @@ Event = (
     | RunFinished
 )
 KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
-_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Event)}
 
 
 def encode(event: Event) -> dict[str, Any]:
     """A dict for JSON: the fields, and `event`, the name of the kind."""
-    kind = type(event)
-    return {"event": kind.__name__, **{name: getattr(event, name) for name in _FIELDS[kind]}}
+    return {"event": type(event).__name__, **msgspec.structs.asdict(event)}
 
 
 def decode(stored: Mapping[str, Any]) -> Event:

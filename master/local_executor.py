@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 
 import torch
 
 from fl_core.errors import FlspanError, RunError
 from fl_core.execution.choice import Decision
 from fl_core.execution.cohort import CohortResult, CohortWork
-from fl_core.execution.pool import DevicePool
+from fl_core.execution.pool import DevicePool, Slot
 from fl_core.execution.site import Site
 from master.cluster import Cluster, OpenRun
 from master.dispatch_vocabulary import TaskId
@@ -50,8 +50,16 @@ class LocalExecutor:
         if not site.has_round(work.round):
             site.receive(run.round.broadcast)
         task = TaskId(run.name, work.round, work.index)
-        future = self._pool.submit(lambda slot: site.execute(slot, work))
-        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finished, task, attempt, done))
+
+        def execute(slot: Slot) -> None:
+            try:
+                found: CohortResult | BaseException = site.execute(slot, work)
+            except BaseException as error:  # a user's code may even leave the interpreter
+                found = error
+            with suppress(RuntimeError):  # the loop has ended: nobody waits
+                self._loop.call_soon_threadsafe(self._finished, task, attempt, found)
+
+        self._pool.start(execute)
 
     def cancel(self, task: TaskId, attempt: int) -> None:
         """A thread cannot be stopped: the result comes and is discarded."""
@@ -62,17 +70,14 @@ class LocalExecutor:
         self._told.pop(run, None)
         self._pool.forget(run)
 
-    def _finished(self, task: TaskId, attempt: int, done: Future[CohortResult]) -> None:
-        if done.cancelled():
-            return
-        error = done.exception()
-        if error is None:
-            site = self._sites.get(task.run)
-            decision = None if site is None else site.fusing.decision()
-            if decision is not None and decision is not self._told.get(task.run):
-                self._told[task.run] = decision
-                self._cluster.decided(self, task.run, decision)
-            self._cluster.result(self, task, attempt, done.result())
-        else:
-            known = error if isinstance(error, FlspanError) else RunError(f"{type(error).__name__}: {error}")
+    def _finished(self, task: TaskId, attempt: int, found: CohortResult | BaseException) -> None:
+        if isinstance(found, BaseException):
+            known = found if isinstance(found, FlspanError) else RunError(f"{type(found).__name__}: {found}")
             self._cluster.failed(self, task, attempt, known)
+            return
+        site = self._sites.get(task.run)
+        decision = None if site is None else site.fusing.decision()
+        if decision is not None and decision is not self._told.get(task.run):
+            self._told[task.run] = decision
+            self._cluster.decided(self, task.run, decision)
+        self._cluster.result(self, task, attempt, found)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import safetensors.torch
 
-from fl_core.errors import ExperimentError
+from fl_core.errors import ExperimentError, InputError, UserCodeError
 from fl_core.execution.pool import parse_devices
 from fl_core.experiment.schema import Experiment
 from fl_core.session import Session, open_session
@@ -23,16 +24,19 @@ from master.cluster import Cluster
 from master.event_stream import EventStream, Observer
 from master.observers.execution_record import ExecutionRecord, read_execution
 from master.observers.metrics_jsonl import EventLog, MetricsLog
-from master.observers.text_log import TextLog
+from master.observers.text_log import TRACEBACK, TextLog
 from master.options import MasterOptions
-from master.outcome import Outcome
+from master.outcome import Outcome, told
 from master.reference_loop import ReferenceLoop
 from master.round_loop import RoundLoop
-from master.runs import RunFolder, environment, run_name, write_whole
+from master.runs import RunFolder, environment, run_name, write_whole, writing_runs
 
 
 class OneRun:
     """A run, from its folder to its summary.
+
+    Args:
+        opened: its session, if it has been opened already.
 
     Attributes:
         is_unsaved: something of it could not be written: a checkpoint, a line, a result.
@@ -45,7 +49,9 @@ class OneRun:
         cluster: Cluster,
         stream: EventStream,
         wire_bytes: Callable[[], tuple[int, int]],
+        opened: Session | None = None,
     ) -> None:
+        self._opened = opened
         self._experiment = experiment
         self._options = options
         self._cluster = cluster
@@ -71,15 +77,19 @@ class OneRun:
             text = f"run {self.name} is finished already: {self.folder.path} (--no-resume runs it again)"
             self._stream.emit(events.Noted(time_s=time.time(), text=text))
             return True
-        session = await asyncio.to_thread(open_session, self._experiment, self._options.data_root)
+        session, self._opened = self._opened, None
+        if session is None:
+            session = await asyncio.to_thread(open_session, self._experiment, self._options.data_root)
         with ExitStack() as stack:
+            stack.callback(self._cluster.close_run, self.name)  # the loop has done so, if there came to be one
             devices = [str(device) for device in parse_devices(self._options.devices)]
             started = environment(self._options.command_line, devices)
-            stack.enter_context(self.folder.open(self._experiment.to_toml(), started))
-            for source in self._experiment.sources:
-                write_whole(self.folder.path / source.name, source.text.encode())
-            resumed = self._resumable()
-            self._observe(stack, resumed)
+            with writing_runs(self._options.runs_dir):
+                stack.enter_context(self.folder.open(self._experiment.to_toml(), started))
+                for source in self._experiment.sources:
+                    write_whole(self.folder.path / source.name, source.text.encode())
+                resumed = self._resumable()
+                self._observe(stack, resumed)
             self._loop = self._make_loop(session, resumed)
             if self._stopped:
                 self._loop.stop()
@@ -92,12 +102,33 @@ class OneRun:
                     run=self.name,
                     reason=outcome.reason,
                     summary=summary,
-                    text=outcome.text,
+                    text=self._placed(outcome.text),
                 )
             )
         return outcome.reason != "failed"
 
+    def refuse(self, error: InputError | UserCodeError) -> None:
+        """Write down and say that it could not begin, as of a run that failed."""
+        text = told(error)
+        try:
+            with self.folder.open(self._experiment.to_toml(), environment(self._options.command_line, [])):
+                self.folder.write_summary({"reason": "failed", "rounds": 0, "metrics": {}, "error": text})
+                with self.folder.log.open("a", encoding="utf-8") as log:
+                    TextLog(log, timestamps=True, run=self.name).observe(self._failure(text))
+        except (InputError, OSError):
+            pass  # the folder itself is what is wrong: then there is nowhere to write it down
+        self._stream.emit(self._failure(text))
+
     # --- parts -----------------------------------------------------------------------------------------------------
+
+    def _failure(self, text: str) -> events.RunFinished:
+        text = self._placed(text)
+        return events.RunFinished(time_s=time.time(), run=self.name, reason="failed", summary={}, text=text)
+
+    def _placed(self, text: str) -> str:
+        """The text, with where its traceback is to be read: a terminal shows none."""
+        said, traceback, frames = text.partition(TRACEBACK)
+        return f"{said} (traceback in {self.folder.log}){traceback}{frames}" if traceback else text
 
     def _resumable(self) -> Checkpoint | None:
         if not self._options.resume or self._options.reference:
@@ -109,7 +140,8 @@ class OneRun:
 
     def _observe(self, stack: ExitStack, resumed: Checkpoint | None) -> None:
         after = -1 if resumed is None else resumed.round
-        log = stack.enter_context(self.folder.log.open("a", encoding="utf-8"))
+        log = self.folder.log.open("a", encoding="utf-8")
+        stack.callback(self._close_log, log)
         observers: list[Observer] = [
             MetricsLog(self.folder.metrics, self.name, after_round=after),
             EventLog(self.folder.events, self.name),
@@ -121,9 +153,17 @@ class OneRun:
             self._stream.subscribe(observer)
             stack.callback(self._stream.unsubscribe, observer)
 
+    def _close_log(self, log: TextIO) -> None:
+        """What it still holds may find no room: that costs these lines, not the run."""
+        try:
+            log.close()
+        except OSError as error:
+            self.is_unsaved = True
+            text = f"the last lines of {self.folder.log} could not be written: {error.strerror}"
+            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+
     def _make_loop(self, session: Session, resumed: Checkpoint | None) -> RoundLoop | ReferenceLoop:
-        if self._experiment.clients.client_memory == "device":
-            _check_device(self._options)
+        check_device(self._experiment, self._options)
         if self._options.reference:
             return ReferenceLoop(self.name, session, self._stream.emit)
         decided = read_execution(self.folder.execution) if self._options.resume else {}
@@ -213,8 +253,10 @@ def folder_of(experiment: Experiment, runs_dir: Path) -> RunFolder:
     return RunFolder.at(runs_dir, experiment.name, run_name(label, experiment.seed, experiment.digest()))
 
 
-def _check_device(options: MasterOptions) -> None:
-    """Raise ExperimentError where clients run elsewhere than in this process's RAM."""
+def check_device(experiment: Experiment, options: MasterOptions) -> None:
+    """Raise ExperimentError where memories are to lie where clients run, and that is not this process's RAM alone."""
+    if experiment.clients.client_memory != "device":
+        return
     if options.workers or any(device.type != "cpu" for device in parse_devices(options.devices)):
         raise ExperimentError(
             '"device" keeps memories where clients run, which is possible on the CPU of the master alone; '
@@ -223,4 +265,4 @@ def _check_device(options: MasterOptions) -> None:
         )
 
 
-__all__ = ["OneRun", "folder_of"]
+__all__ = ["OneRun", "check_device", "folder_of"]

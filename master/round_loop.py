@@ -11,7 +11,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,6 @@ import torch
 from fl_core.errors import FlspanError
 from fl_core.execution.cohort import CohortResult, CohortWork, Skipped
 from fl_core.execution.reduction import Gathering
-from fl_core.intra_op import use_intra_op_threads
 from fl_core.memories import ClientMemories
 from fl_core.replies import UnreducedError
 from fl_core.server import Round
@@ -30,9 +28,10 @@ from fl_core.session import Session
 from fl_core.state import initial_values
 from master import events
 from master.checkpoint import Checkpoint
-from master.cluster import Cluster
+from master.cluster import Cluster, Ending
 from master.evaluations import Evaluations
 from master.outcome import Outcome, told
+from master.side_thread import SideThread
 
 _CUMULATIVE = ("oracle_calls", "bits_up", "bits_down")
 _WIRE = ("wire_bytes_sent", "wire_bytes_received")
@@ -94,10 +93,7 @@ class RoundLoop:
         self._stopping = False
         self._last: dict[str, float] = {}
         self._evaluations = Evaluations(run, session, cluster.emit)
-        self._threads = {
-            name: ThreadPoolExecutor(1, thread_name_prefix=name, initializer=use_intra_op_threads)
-            for name in ("server", "save")
-        }
+        self._threads = {name: SideThread(name) for name in ("server", "save")}
         self._skipped: list[tuple[int, Skipped]] = []  # (round, client) that are still to be told
         self._skips_told = 0
         self._savings: set[asyncio.Task[None]] = set()
@@ -169,6 +165,8 @@ class RoundLoop:
             turn = await self._executed(*opened)
             if turn is None:
                 return
+            if turn.checkpoint is not None and self._savings:  # one at a time, and one finished round at risk, not two
+                await asyncio.wait(self._savings)
             self._finish_round(number, turn.metrics, time.perf_counter() - started)
             if turn.checkpoint is not None:
                 self._save_beside(replace(turn.checkpoint, totals=dict(self._totals)))  # this round's time in them
@@ -182,26 +180,46 @@ class RoundLoop:
         """The round's local work and the server's turn after it. None: the round was given up."""
         while True:
             gathering = Gathering(round.number, works, self.session.work, self.session.layout)
-            folding: list[asyncio.Future[None]] = []
-
-            def take(index: int, result: CohortResult, into: Gathering = gathering, by: list[Any] = folding) -> None:
-                if into.add(index, result):
-                    by.append(asyncio.ensure_future(self._in_thread("server", into.fold)))
-
-            if await self.cluster.run_round(self.run_name, round, works, take) is None:
-                await asyncio.gather(*folding, return_exceptions=True)
-                return None
-            await asyncio.gather(*folding)
             try:
-                turn: _Turn = await self._in_thread("server", self._turn, round, gathering)
-                return turn
+                return await self._turn_after(round, works, gathering)
             except UnreducedError as error:
                 text = f"round {round.number} is run again, with every client's own reply: {error}"
                 self._emit(events.Noted(time_s=time.time(), text=text))
                 works = [replace(work, index=work.index + len(works), asked={}) for work in works]
 
-    def _turn(self, round: Round, gathering: Gathering) -> _Turn:
+    def _turn_after(self, round: Round, works: list[CohortWork], gathering: Gathering) -> asyncio.Future[_Turn | None]:
+        """The server's turn, which begins with the last result, without a detour through whoever waits for it."""
+        turn: asyncio.Future[_Turn | None] = asyncio.get_running_loop().create_future()
+        server = self._threads["server"]
+        failures: list[Exception] = []
+
+        def fold() -> None:
+            try:
+                gathering.fold()
+            except Exception as error:  # raised in the turn, which comes after it
+                failures.append(error)
+
+        def take(index: int, result: CohortResult) -> None:
+            if gathering.add(index, result):
+                server.call(fold)
+
+        def over(ending: Ending) -> None:
+            if turn.done():  # the run was cancelled
+                return
+            if ending == "complete":
+                server.call_for(turn, self._turn, round, gathering, failures)
+            elif isinstance(ending, Exception):
+                turn.set_exception(ending)
+            else:
+                turn.set_result(None)
+
+        self.cluster.start_round(self.run_name, round, works, take, over)
+        return turn
+
+    def _turn(self, round: Round, gathering: Gathering, failures: Sequence[Exception]) -> _Turn:
         """All that the server does between two rounds' local work, in one visit to its thread."""
+        for failure in failures:
+            raise failure
         experiment, number = self.session.experiment, round.number
         metrics = self._finish(round, gathering)
         checkpoint = self._checkpoint() if number % experiment.checkpoint.every == 0 else None
@@ -311,10 +329,10 @@ class RoundLoop:
         self._evaluations.close()
         self._memories.close()
         for thread in self._threads.values():
-            thread.shutdown(wait=True)
+            thread.close()
 
     async def _in_thread(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads[name], function, *arguments)
+        return await self._threads[name].call(function, *arguments)
 
 
 def memories_of(session: Session, file: Path | None = None) -> ClientMemories:

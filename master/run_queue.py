@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from fl_core.errors import InputError, UserCodeError
 from fl_core.experiment.schema import Experiment
 from master.one_run import OneRun
 
@@ -30,20 +31,28 @@ class RunQueue:
         self.is_unsaved = False
         """Something of a run could not be written."""
         self._error: Exception | None = None
+        self._refused: InputError | UserCodeError | None = None
+        self._begun = False
+        self._count = 0
         self._turns: dict[str, asyncio.Lock] = {}
 
     async def run(self, experiments: Sequence[Experiment]) -> bool:
-        """Execute them all; whether none of them failed.
+        """Execute them all; whether none of them failed. One whose input is wrong fails alone.
 
         Raises:
-            Exception: what kept a run from beginning (InputError and others), after those under way were saved.
+            InputError, UserCodeError: no run could begin; that of the first.
+            Exception: what no other run would fare better with (the runs folder cannot be written, a bug), after those
+                under way were saved.
         """
+        self._count = len(experiments)
         waiting = deque(enumerate(experiments, start=1))
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self._at_once, len(experiments))):
                 group.create_task(self._execute(waiting, len(experiments)))
         if self._error is not None:
             raise self._error
+        if self._refused is not None and not (self._begun or self._stopped):
+            raise self._refused
         return not self._failed
 
     def stop(self) -> None:
@@ -65,6 +74,11 @@ class RunQueue:
                 try:
                     if not await run.execute(position, of):
                         self._failed = True
+                    self._begun = True
+                except (InputError, UserCodeError) as error:
+                    self._failed, self._refused = True, self._refused or error
+                    if self._count > 1:  # of a single run the command itself says it
+                        run.refuse(error)
                 except Exception as error:  # in a TaskGroup it would cut the others off, unsaved
                     self._error = self._error or error
                     self.stop()

@@ -10,6 +10,7 @@ Files here appear whole or not at all: written beside, fsynced, renamed, and the
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,13 +21,14 @@ import subprocess
 import sys
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from protocol.errors import InputError
+from protocol.errors import InputError, RunError
 
 T = TypeVar("T")
 Status = Literal["new", "unfinished", "finished"]
@@ -58,6 +60,50 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def writing_runs(runs_dir: Path) -> Iterator[None]:
+    """An OSError in here says that it is about the runs folder, and what to do. Raises RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(_unusable(runs_dir, error)) from error
+
+
+def check_runs_dir(runs_dir: Path) -> None:
+    """Raise InputError if nothing can be written there; it is made if need be."""
+    beside = runs_dir / f".flspan.{os.getpid()}.tmp"
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_bytes(b"a full disk takes a name, and no byte\n")
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(_unusable(runs_dir, error)) from error
+
+
+def check_data_root(data_root: Path | None) -> None:
+    """Raise InputError if it is given and is no folder."""
+    if data_root is not None and not data_root.is_dir():
+        what = "is no folder" if data_root.exists() else "does not exist"
+        raise InputError(f"--data-root {data_root} {what}: name the folder that the data sets lie in, or leave it out")
+
+
+def _unusable(runs_dir: Path, error: OSError) -> str:
+    why = {
+        errno.ENOSPC: "the disk is full; make room there, or",
+        errno.EDQUOT: "the disk quota is used up; make room there, or",
+        errno.EROFS: "the file system is read-only;",
+        errno.EACCES: "this user may not write there;",
+        errno.EPERM: "this user may not write there;",
+        errno.EEXIST: "it is no folder;",
+        errno.ENOTDIR: "it, or what it should lie in, is no folder;",
+    }.get(error.errno or 0, f"{error.strerror or error};")
+    name = Path(str(error.filename or runs_dir))
+    at = "" if name == runs_dir or name.suffix == ".tmp" else f" (at {name})"
+    return f"the runs folder {runs_dir}{at} cannot be written: {why} name another with --runs-dir"
 
 
 def environment(command_line: Sequence[str], devices: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,14 @@ def is_reached(stop: Mapping[Any, float], found: Mapping[str, float]) -> bool:
 def divergence(round_number: int, metrics: Mapping[str, float]) -> str:
     """Why the run cannot go on, for its summary; empty if no metric is NaN."""
     lost = next((name for name, value in metrics.items() if math.isnan(value)), None)
-    return f"round {round_number}: {lost} is NaN: the method diverges; try a smaller step size" if lost else ""
+    if lost is None:
+        return ""
+    if round_number == 0:
+        return (
+            f"round 0: {lost} is NaN at the starting point, before any step: the data or the model is at fault; "
+            "look for NaN or inf in the inputs, and at what the model makes of them"
+        )
+    return f"round {round_number}: {lost} is NaN: the method diverges; try a smaller step size"
 
 
 __all__ = ["divergence", "is_reached"]

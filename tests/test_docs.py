@@ -141,6 +141,47 @@ def test_the_tutorial_works(reader: Reader, tmp_path: Path) -> None:
         assert len(list((tmp_path / "own" / name).glob("*/*/model.safetensors"))) == 6
 
 
+def written(page: str, folder: Path) -> Path:
+    """The file of a page's one whole example."""
+    blocks = [block for language, block in _BLOCK.findall((DOCS / page).read_text("utf-8")) if language == "python"]
+    ((name, text),) = [(match["name"], block) for block in blocks if (match := _FILE.match(block.splitlines()[0]))]
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def command_line(module: str, *arguments: str, folder: Path) -> str:
+    """What a command says that ends well."""
+    code = f"import sys; from {module} import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_compressor_of_the_guide_keeps_the_contract(tmp_path: Path) -> None:
+    """`flctl check` finds nothing wrong with it, and its delta holds."""
+    said = command_line("master.flctl", "check", written("writing-a-compressor.md", tmp_path).name, folder=tmp_path)
+    assert "ok\tcontraction (delta)" in said
+
+
+def test_the_model_of_the_guide_learns(tmp_path: Path) -> None:
+    """With its BatchNorm and its dropout, the last batch of an epoch being smaller: 3 rounds of digits."""
+    model = written("models-and-data.md", tmp_path).name
+    (tmp_path / "m.toml").write_text(
+        f"""rounds = 3
+        data = {{ name = "digits", partition = "iid" }}
+        model = {{ name = "{model}" }}
+        clients = {{ total = 5 }}
+        local = {{ epochs = 2, batch_size = 32, optimizer = {{ name = "sgd", lr = 0.1 }} }}
+        algorithm = "fedavg"
+        evaluate = {{ metrics = ["f", "accuracy"] }}"""
+    )
+    said = command_line("master.cli", "--no-dashboard", "--devices", "cpu", "m.toml", folder=tmp_path)
+    losses = re.findall(r"^round .*?  f (\S+)", said, flags=re.MULTILINE)
+    assert float(losses[-1]) < 0.5 * float(losses[0])
+
+
 # --- messages --------------------------------------------------------------------------------------------------------
 
 

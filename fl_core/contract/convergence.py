@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -15,20 +16,23 @@ from fl_core.reference import run_reference
 from fl_core.session import Session
 
 _ROUNDS = 80
-_PROGRESS = 0.1
-"""A method that works brings |∇f| down at least so far in 80 rounds at half of gradient descent's largest step."""
+_SLOW = 0.1
+"""Gradient descent brings |∇f| down further than this in 80 rounds at half of its largest step. Slower is no fault: a
+momentum of 0.9 at the same step is slow."""
 
 PLAIN = Scenario(1, "full", "identity", "float64", rounds=_ROUNDS, server_lr=0.5)
 
 
 def converges(subject: AlgorithmSubject) -> str:
-    """|∇f| falls, with all clients, one step, no compression, γ = 1/(2L)."""
+    """|∇f| falls, with all clients, one step, no compression, γ = 1/(2L). How fast is a fact, not a condition."""
     session = subject.session(PLAIN)
     start, end = _norms(session)
     told = f"|∇f| {start:.3g} -> {end:.3g} in {_ROUNDS} rounds (all clients, 1 step of 1/(2L), identity)"
-    if not end <= _PROGRESS * start:
-        raise BrokenError(f"{told}: it should fall to a tenth at least")
-    return told
+    if not math.isfinite(end) or end > start:
+        raise BrokenError(f"{told}: it diverges")
+    if end == start:
+        raise BrokenError(f"{told}: it gets nowhere")
+    return told if end <= _SLOW * start else f"{told}: slowly, by a factor of {start / end:.2g}"
 
 
 def _gradient_descent(subject: AlgorithmSubject) -> str:

@@ -1,9 +1,10 @@
 """Fused or client by client: what is safe, and what pays.
 
 A cohort runs fused only where that gives the bytes of the client-by-client run. The first cohort of a process is run
-both ways and compared, and so are the 10th, the 100th, …; whatever cannot be fused, raises, or differs runs client by
-client, with one line in the log that says why. Whether it pays is timed once; `Fusing.decision` is kept with the run,
-so that a rerun does the same. On the CPU the choice never shows in a result. On a GPU batched kernels round
+both ways and compared, and so are some clients of the 10th, the 100th, …; whatever cannot be fused, raises, or differs
+runs client by client, with one line in the log that says why. Whether it pays is timed once, by the processor's time of
+the thread where the device is a CPU: what else the machine does must not decide. `Fusing.decision` is kept with the
+run, so that a rerun does the same. On the CPU the choice never shows in a result. On a GPU batched kernels round
 differently, so there the choice is the experiment's: `[execution] fuse = "always"`, or else nothing is fused.
 """
 
@@ -12,19 +13,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
-import numpy as np
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fl_core.errors import BREAKS, USER_MODULE, as_she_named
+from fl_core.execution.audit import audited_rows, difference_of, result_of_rows, work_of_rows
 from fl_core.execution.cohort import CohortResult, CohortRunner, CohortWork
 from fl_core.execution.fused import FusedRunner
 from fl_core.execution.fused_functions import CannotFuseError
 from fl_core.execution.fused_work import FEWEST
-from fl_core.execution.kernels import same_bits
 from fl_core.server import Broadcast
 
 logger = logging.getLogger("flspan.execution")
@@ -48,7 +48,8 @@ _OPERATIONS = 3
 class Decision(TypedDict):
     """Whether cohorts are fused, and why; a run folder keeps it, so that a rerun does the same.
 
-    `fused_s`, `one_by_one_s`: what a cohort took, the shortest of a few; 0 where it was not timed.
+    `fused_s`, `one_by_one_s`: what a cohort took (on a CPU: of the thread's own time there), the shortest of a few; 0
+    where it was not timed.
     """
 
     fused: bool
@@ -97,11 +98,11 @@ class Fusing:
         if not pays:
             self.give_up(text)
 
-    def audit_is_due(self) -> bool:
-        """Whether the next cohort is to be run both ways: the 1st (and all until it is done), 10th, 100th, …"""
+    def due_audit(self, clients: int) -> slice | None:
+        """Which rows of the next cohort, of so many clients, are to be run one by one too (`audited_rows`)."""
         with self._lock:
             self._cohorts += 1
-            return not self._audited or self._cohorts == 10 ** (len(str(self._cohorts)) - 1)
+            return audited_rows(self._cohorts, clients, self._audited)
 
     def passed(self) -> None:
         """A cohort gave the same both ways."""
@@ -117,7 +118,7 @@ class Fusing:
             self._decision = Decision(**{**kept, "fused": False, "reason": reason})
         logger.warning("clients run one by one: %s", reason)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """A cohort could not be fused: three of them are enough. A method that never can gives up at once."""
         with self._lock:
             self._strikes += 1
@@ -133,6 +134,7 @@ class ChosenRunner:
         self._sequential = sequential
         self._fusing = fusing
         self._fused: FusedRunner | None = None
+        self._on_cpu = sequential.device.type == "cpu"
 
     def run(self, broadcast: Broadcast, work: CohortWork) -> CohortResult:
         """The local work of every client of the cohort, in order. Raises what `CohortRunner.run` raises."""
@@ -141,34 +143,47 @@ class ChosenRunner:
             return self._sequential.run(broadcast, work)
         if fusing.fuse == "auto" and fusing.decision() is None and self._is_long(broadcast, work):
             return self._sequential.run(broadcast, work)
-        audit = fusing.audit_is_due()
-        started = time.perf_counter()
+        audit = fusing.due_audit(len(work.clients))
+        started = self._clock()
         try:
             if self._fused is None:
                 self._fused = FusedRunner(self._sequential)
             result = self._fused.run(broadcast, work)
-        except Exception as error:  # a user's method may fail in any way on a tensor that stands for many
+        except BREAKS:
+            raise
+        except BaseException as error:  # a user's method may fail in any way on a tensor that stands for many
             expected = self._sequential.run(broadcast, work)  # her own mistakes are raised here, with their client
             fusing.failed(error)
             return expected
-        return self._audited(broadcast, work, result, time.perf_counter() - started) if audit else result
+        return result if audit is None else self._audited(broadcast, work, result, audit, self._clock() - started)
 
-    def _audited(self, broadcast: Broadcast, work: CohortWork, found: CohortResult, cold_s: float) -> CohortResult:
-        """The cohort again, client by client; what differs is not used, and what does not pay not again."""
-        started = time.perf_counter()
-        expected = self._sequential.run(broadcast, replace(work, asked={}))  # every reply is compared, not their sum
-        one_by_one_s = time.perf_counter() - started
-        difference = difference_of(expected, found)
-        on_cpu = self._sequential.device.type == "cpu"
-        if difference is not None and (on_cpu or self._fusing.fuse == "auto"):
+    def _audited(
+        self, broadcast: Broadcast, work: CohortWork, found: CohortResult, rows: slice, cold_s: float
+    ) -> CohortResult:
+        """These rows again, client by client; what differs is not used, and what does not pay not again."""
+        started = self._clock()
+        expected = self._sequential.run(broadcast, work_of_rows(work, rows))
+        one_by_one_s = self._clock() - started
+        difference = difference_of(expected, result_of_rows(found, rows))
+        if difference is not None and (self._on_cpu or self._fusing.fuse == "auto"):
             self._fusing.give_up(f"fused, {difference} is not what it is client by client")
-            return expected
+            return expected if expected.clients == work.clients else self._sequential.run(broadcast, work)
+        if self._fusing.decision() is None:  # all its rows: later audits come when it is decided
+            if self._fusing.fuse == "auto":
+                self._time(broadcast, work, cold_s, one_by_one_s)
+            else:
+                self._fusing.decide(True, cold_s, one_by_one_s)
         self._fusing.passed()
-        if self._fusing.fuse == "auto" and self._fusing.decision() is None:
-            self._time(broadcast, work, cold_s, one_by_one_s)
-        elif self._fusing.decision() is None:
-            self._fusing.decide(True, cold_s, one_by_one_s)
-        return expected if on_cpu else found
+        return found
+
+    def _clock(self) -> float:
+        """Seconds of this thread's own on a CPU; where a GPU computes beside it, those of the wall."""
+        return time.thread_time() if self._on_cpu else time.perf_counter()
+
+    def _seconds(self, call: Callable[[], object]) -> float:
+        started = self._clock()
+        call()
+        return self._clock() - started
 
     def _time(self, broadcast: Broadcast, work: CohortWork, fused_s: float, one_by_one_s: float) -> None:
         """Decide whether it pays. A first time is slower than the rest, so whichever loses is tried again."""
@@ -176,28 +191,22 @@ class ChosenRunner:
         assert fused is not None
         for _ in range(_TRIES):
             if fused_s > _FASTER * one_by_one_s:
-                fused_s = min(fused_s, _seconds(lambda: fused.run(broadcast, work)))
+                fused_s = min(fused_s, self._seconds(lambda: fused.run(broadcast, work)))
         for _ in range(_TRIES - 1):
             if 0.5 * one_by_one_s < fused_s <= _FASTER * one_by_one_s:  # not clear yet
-                one_by_one_s = min(one_by_one_s, _seconds(lambda: self._sequential.run(broadcast, work)))
+                one_by_one_s = min(one_by_one_s, self._seconds(lambda: self._sequential.run(broadcast, work)))
         self._fusing.decide(fused_s <= _FASTER * one_by_one_s, fused_s, one_by_one_s)
 
     def _is_long(self, broadcast: Broadcast, work: CohortWork) -> bool:
         """Whether the operations of a client are so long that there is nothing to gain: then nothing is tried."""
-        if self._sequential.device.type != "cpu":
+        if not self._on_cpu:
             return False
-        alone = replace(
-            work,
-            clients=work.clients[:1],
-            memory={name: rows[:1] for name, rows in work.memory.items()},
-            own={name: rows[:1] for name, rows in work.own.items()},
-            asked={},
-        )
+        alone = work_of_rows(work, slice(0, 1))
         with _Counting() as counting:
-            long_s = _seconds(lambda: self._sequential.run(broadcast, alone))
+            long_s = self._seconds(lambda: self._sequential.run(broadcast, alone))
         operations = _OPERATIONS * max(1, counting.calls)
         if long_s > _LONG_OPERATION_S * operations:  # or it was only the first time
-            long_s = _seconds(lambda: self._sequential.run(broadcast, alone))
+            long_s = self._seconds(lambda: self._sequential.run(broadcast, alone))
         each_s = long_s / operations
         if each_s > _LONG_OPERATION_S:
             self._fusing.give_up(f"an operation takes {1000 * each_s:.2g} ms: clients together gain nothing on a CPU")
@@ -217,42 +226,25 @@ class _Counting(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def difference_of(expected: CohortResult, found: CohortResult) -> str | None:
-    """What differs between two results of the same cohort, in any bit; None where nothing does."""
-    if expected.clients != found.clients:
-        return "the cohort"
-    if expected.coded.keys() != found.coded.keys() or expected.dense.keys() != found.dense.keys():
-        return "the kind of a reply"
-    for name, field in expected.coded.items():
-        other = found.coded[name]
-        if (field.call, field.sizes) != (other.call, other.sizes) or not np.array_equal(field.payload, other.payload):
-            return f"Reply.{name}"
-    for kind, ours, theirs in (("Reply", expected.dense, found.dense), ("Memory", expected.memory, found.memory)):
-        for name, stack in ours.items():
-            if not _equal(stack, theirs.get(name)):
-                return f"{kind}.{name}"
-    for name, values in expected.metrics.items():
-        if name != "seconds_s" and found.metrics.get(name) != values:
-            return f"the metric {name}"
-    return None
-
-
-def why(error: Exception) -> str:
+def why(error: BaseException) -> str:
     """One line that says why something cannot be fused."""
     if isinstance(error, CannotFuseError):
         return str(error)
+    operation, place = _operation_of(error)
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__} with many clients at once: {text[0] if text else ''}"
+    cause = type(error).__name__ + (f": {text[0]}" if text else "")
+    return f"{operation} cannot be done for many clients at once ({f'{place}: ' if place else ''}{cause})"
 
 
-def _equal(a: Tensor, b: Tensor | None) -> bool:
-    return b is not None and (a.numel() == 0 == b.numel() or same_bits(a, b))
+def _operation_of(error: BaseException) -> tuple[str, str]:
+    """The function of torch that raised, in words, and the line of hers that called it ("" if neither is known)."""
+    operation, place = "something in its local work", ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).startswith(USER_MODULE):
+            place = as_she_named(f"{frame.f_code.co_filename}:{line}")
+        if frame.f_code.co_name == "__torch_function__" and callable(func := frame.f_locals.get("func")):
+            operation = f'"{getattr(func, "__name__", func)}"'
+    return operation, place
 
 
-__all__ = ["ChosenRunner", "Decision", "Fuse", "Fusing", "difference_of", "why"]
+__all__ = ["ChosenRunner", "Decision", "Fuse", "Fusing", "why"]

@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from compressors.compressor import Layout, NonFiniteError
+from compressors.compressor import Layout, NonFiniteError, joined
 from fl_core.client import Client, LocalWork, Message, total_loss
-from fl_core.errors import FlspanError, PlugInError, UserCodeError
+from fl_core.errors import BREAKS, FlspanError, PlugInError, UserCodeError
+from fl_core.execution.reply_checks import SMALLER, Alike, NonFiniteReplyError, check_finite, check_reply
 from fl_core.execution.running_sums import RunningSums
 from fl_core.execution.streams import KeyedGenerators
 from fl_core.randomness import ClientRandomness, UnkeyedDraws, generator, global_state
 from fl_core.replies import Asked, CohortReplies, FieldSums
 from fl_core.server import Broadcast
-from fl_core.state import State, as_dict, as_tensor, fields_of, recalled, settled
+from fl_core.state import State, as_tensor, fields_of, recalled, settled
 from fl_core.tensors import Unchanged
 
 if TYPE_CHECKING:
@@ -94,10 +96,10 @@ class CohortResult:
         """All of the cohort's clients were skipped."""
         return cls((), {}, {}, {}, {name: [] for name in METRICS}, skipped=tuple(skipped))
 
-    @property
+    @cached_property
     def m(self) -> tuple[int, ...]:
         """The clients' numbers of samples."""
-        return tuple(int(m) for m in self.metrics["m"])
+        return tuple(map(int, self.metrics["m"]))
 
     @property
     def bits(self) -> int:
@@ -155,6 +157,7 @@ class CohortRunner:
     def _run_clients(self, broadcast: Broadcast, work: CohortWork) -> _Ran:
         clients, finished, skipped, drew = [], [], [], False
         running = RunningSums(work.asked, self.work.compressor, len(work.clients))
+        alike = Alike(self.algorithm)
         for row, i in enumerate(work.clients):
             try:
                 if self._keyed is False:
@@ -169,6 +172,7 @@ class CohortRunner:
                 skipped.append(Skipped(i, str(error)))
                 continue
             clients.append(i)
+            alike.check(finished[-1].reply, i)
             running.take(finished[-1].reply, finished[-1].m)
         if self._keyed is None and finished:
             self._keyed = drew
@@ -180,11 +184,11 @@ class CohortRunner:
             return self._local_work(broadcast, work, row)
         except NonFiniteError as error:
             raise NonFiniteReplyError(
-                f"client {i}: compress() was given a vector with NaN or inf; {_SMALLER}"
+                f"client {i}: compress() was given a vector with NaN or inf; {SMALLER}"
             ) from error
-        except FlspanError:
+        except (FlspanError, *BREAKS):
             raise
-        except Exception as error:
+        except BaseException as error:  # a user's code may even leave the interpreter
             raise UserCodeError.of(error, files=self._files, client=i) from error
 
     def _local_work(self, broadcast: Broadcast, work: CohortWork, row: int) -> _Finished:
@@ -198,11 +202,9 @@ class CohortRunner:
         with Unchanged(shared, s=vars(s)):
             x = client.run(algorithm, broadcast.x, s)
             reply = algorithm.local_state(client, broadcast.x, x, s)
-        owner = type(algorithm).__name__
-        if not isinstance(reply, State):
-            raise PlugInError(f"{owner}.local_state must return self.Reply(...), not {type(reply).__name__}")
+        check_reply(reply, algorithm, i)
         check_finite(reply, i, work.round)
-        kept = settled(client.memory, self._declared, owner) if self._memory_fields else {}
+        kept = settled(client.memory, self._declared, type(algorithm).__name__) if self._memory_fields else {}
         return _Finished(reply, kept, client.m, client.losses, client.loss_count, client.oracle_calls)
 
     def _memory_of(self, work: CohortWork, row: int) -> State:
@@ -228,6 +230,8 @@ class CohortRunner:
             if name in sums:
                 continue
             values = [getattr(each.reply, name) for each in finished]
+            for each in finished:
+                setattr(each.reply, name, None)  # the list alone holds them now: each can go as it is joined
             if any(isinstance(value, Message) for value in values):
                 coded[name] = self._coded(name, values)
             else:
@@ -250,8 +254,9 @@ class CohortRunner:
                 f"{type(self.algorithm).__name__}.Reply.{name}: all clients of a round must send the same one of "
                 "their messages: compress the same vectors in the same order on each, and send tensors from all or none"
             )
-        payload = values[0].payload if len(values) == 1 else np.concatenate([v.payload for v in values])
-        return CodedField(values[0].call, tuple(v.payload.nbytes for v in values), payload)
+        call, payloads = values[0].call, [value.payload for value in values]
+        values.clear()
+        return CodedField(call, tuple(payload.nbytes for payload in payloads), joined(payloads))
 
 
 @dataclass(frozen=True)
@@ -287,22 +292,6 @@ def decode(result: CohortResult, round: int, work: LocalWork, layout: Layout) ->
         sources = KeyedGenerators(work.seed, round, result.clients, "compress", coded.call)
         fields[name] = work.compressor.decode(coded.payload, coded.sizes, layout, sources)
     return CohortReplies(result.clients, result.m, fields)
-
-
-class NonFiniteReplyError(FlspanError):
-    """A client's reply holds NaN or inf: the method diverges, or its code is wrong."""
-
-
-_SMALLER = "try a smaller step size, or look at the client's data"
-
-
-def check_finite(reply: State, client: int, round: int) -> None:
-    """Raises NonFiniteReplyError, with the field's name."""
-    for name, value in as_dict(reply).items():
-        if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-            low, high = torch.aminmax(value)
-            if not (torch.isfinite(low) and torch.isfinite(high)):
-                raise NonFiniteReplyError(f"round {round}, client {client}: Reply.{name} holds NaN or inf; {_SMALLER}")
 
 
 __all__ = [

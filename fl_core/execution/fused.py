@@ -90,7 +90,7 @@ class _FusedCohort:
         self._runner, self._task = runner, work
         self._x0, self._shared = broadcast.x, broadcast.shared
         self._algorithm, self._device = runner.algorithm, runner.device
-        clients = np.array(work.clients)
+        clients = np.fromiter(work.clients, np.int64, len(work.clients))
         m = runner.problem.shards.sizes(clients)
         steps = local_steps(runner, broadcast, work, m)
         # Descending, clients with as many steps in the cohort's order; None: they already are.
@@ -239,7 +239,7 @@ class _FusedCohort:
 
     def _collect(self) -> CohortResult:
         first = self._groups[0]
-        if any((g.calls, list(g.dense)) != (first.calls, list(first.dense)) for g in self._groups):
+        if any((g.calls, list(g.dense)) != (first.calls, list(first.dense)) for g in self._groups[1:]):
             raise CannotFuseError("clients with different numbers of steps send different kinds of replies")
         dense = {name: self._joined([g.dense[name] for g in self._groups]) for name in first.dense}
         if not all(map(_finite, dense.values())):

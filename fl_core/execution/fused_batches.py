@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fl_core.estimators import Estimator
 from fl_core.execution.fused_functions import CannotFuseError
-from fl_core.execution.streams import permute, seeds_of
 from fl_core.shards import Ints, Pair, Shards
 
 
@@ -26,7 +25,8 @@ class Scratch:
     """Memory that is used again and again: fresh pages cost more than what is written into them."""
 
     def __init__(self) -> None:
-        self._flat: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._flat: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._kept: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}  # as it was last asked for
 
     def pair(self, like: Pair, count: int) -> Pair:
         """Inputs and targets `[count, …]` of the types and row shapes of `like`; the next call takes them back."""
@@ -34,12 +34,17 @@ class Scratch:
 
     def rows(self, name: str, like: Tensor, count: int) -> Tensor:
         """`[count, …]` of the type and row shape of `like` `[n, …]`."""
+        key = (name, like.dtype, like.device)
+        kept = self._kept.get(key)
+        if kept is not None and kept.shape[0] >= count and kept.shape[1:] == like.shape[1:]:
+            return kept if kept.shape[0] == count else kept[:count]
         shape = (count, *like.shape[1:])
         size = math.prod(shape)
-        flat = self._flat.get((name, like.dtype))
-        if flat is None or flat.numel() < size or flat.device != like.device:
-            flat = self._flat[name, like.dtype] = torch.empty(size, dtype=like.dtype, device=like.device)
-        return flat[:size].view(shape)
+        flat = self._flat.get(key)
+        if flat is None or flat.numel() < size:
+            flat = self._flat[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+        found = self._kept[key] = flat[:size].view(shape)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +76,7 @@ class Batch:
             return inputs[first:last], targets[first:last]
         count, each = last - first, 1 if self.by_client else self.size
         x, y = (scratch or Scratch()).pair(self.source, count * each)
-        index = self.index[first * each : last * each]
+        index = self.index if count == len(self.rows) else self.index[first * each : last * each]
         torch.index_select(inputs, 0, index, out=x)
         torch.index_select(targets, 0, index, out=y)
         if self.by_client:
@@ -138,6 +143,7 @@ class Batches:
         device: torch.device,
     ) -> None:
         self.clients: list[int] = clients.tolist()
+        self._ids = clients
         self.m = m
         self.alike = int(m[0]) if bool((m == m[0]).all()) else None
         self._shards = shards
@@ -148,7 +154,7 @@ class Batches:
         # "full", and "minibatch" or "nice" with batches as large as the data: every step sees all samples, as stored.
         kinds = [self.alike] if self.alike is not None else np.unique(m).tolist()
         self._takes_all = estimator.kind != "multi" and all(estimator.size(size) >= size for size in kinds)
-        self._epochs: dict[int, tuple[Ints, list[Tensor], npt.NDArray[np.bool_]]] = {}
+        self._epochs: dict[int, tuple[Ints, npt.NDArray[np.bool_]]] = {}
         self._last: tuple[tuple[int, int, int], list[Batch]] | None = None
 
     def at(self, step: int, first: int, last: int) -> list[Batch]:
@@ -181,15 +187,23 @@ class Batches:
             return self._stored(rows)
         if self._estimator.kind == "minibatch":
             return self._minibatches(rows, step)
-        by_size: dict[int, tuple[list[int], list[Tensor]]] = {}
-        for row in rows:
-            m = int(self.m[row])
-            found = self._estimator.indices(m, (*self._key, self.clients[row]), step)
-            chosen = torch.arange(m) if found is None else found
-            members, indices = by_size.setdefault(len(chosen), ([], []))
-            members.append(row)
-            indices.append(chosen)
-        return [self._batch(_range(members), torch.stack(found).numpy()) for members, found in by_size.values()]
+        found: dict[int, list[tuple[Ints, Ints]]] = {}
+        here = self.m[rows.start : rows.stop]
+        for m in [self.alike] if self.alike is not None else np.unique(here).tolist():
+            of = np.arange(rows.start, rows.stop) if self.alike is not None else rows.start + np.flatnonzero(here == m)
+            drawn = self._estimator.drawn(m, self._ids[of], self._key, step)
+            index = np.tile(np.arange(m), (len(of), 1)) if drawn is None else drawn
+            found.setdefault(index.shape[1], []).append((of, index))
+        return [self._in_order(parts) for parts in found.values()]
+
+    def _in_order(self, parts: list[tuple[Ints, Ints]]) -> Batch:
+        """One batch of rows and their samples `[r, b]`, that come in parts."""
+        if len(parts) == 1:
+            return self._batch(_range(parts[0][0].tolist()), parts[0][1])
+        rows = np.concatenate([of for of, _ in parts])
+        ascending = np.argsort(rows)
+        index = np.concatenate([index for _, index in parts])[ascending]
+        return self._batch(_range(rows[ascending].tolist()), index)
 
     # --- all samples -----------------------------------------------------------------------------------------------
 
@@ -205,26 +219,27 @@ class Batches:
         """All samples of clients that have `size` each."""
         if self._starts is None:
             return self._batch(rows, None)
-        inputs, targets = self._shards.whole(self._device)
         starts = self._starts[rows.start : rows.stop] if isinstance(rows, range) else self._starts[list(rows)]
-        if (starts % size).any():
-            return self._batch(rows, np.broadcast_to(np.arange(size), (len(rows), size)))
+        numbers, apart = np.divmod(starts, size)
+        if apart.any():
+            return self._batch(rows, np.tile(np.arange(size), (len(rows), 1)))
         # Neighbours that have as many, or shards that lie at multiples of it: whole clients are gathered at a time.
-        count = inputs.shape[0] // size
-        blocks = tuple(part[: count * size].view(count, size, *part.shape[1:]) for part in (inputs, targets))
-        first, last = int(starts[0]) // size, int(starts[-1]) // size
-        if last - first == len(rows) - 1 and bool((np.diff(starts) == size).all()):
+        x, y = self._shards.whole(self._device)
+        count = x.shape[0] // size
+        blocks = x[: count * size].view(count, size, *x.shape[1:]), y[: count * size].view(count, size, *y.shape[1:])
+        first, last = int(numbers[0]), int(numbers[-1])
+        if last - first == len(rows) - 1 and bool((np.diff(numbers) == 1).all()):
             return Batch(rows, size, (blocks[0][first : last + 1], blocks[1][first : last + 1]), None)
-        return Batch(rows, size, (blocks[0], blocks[1]), torch.from_numpy(starts // size).to(self._device), True)
+        return Batch(rows, size, blocks, torch.from_numpy(numbers).to(self._device), True)
 
     # --- slices of permutations ------------------------------------------------------------------------------------
 
     def _minibatches(self, rows: range, step: int) -> list[Batch]:
         if self.alike is not None:
-            b = self._estimator.size(self.alike)
-            epoch, position = divmod(step, -(-self.alike // b))
-            order = self._order(epoch, np.arange(rows.start, rows.stop)).reshape(-1, self.alike)
-            return [self._batch(rows, order[rows.start : rows.stop, position * b : (position + 1) * b])]
+            place = self._estimator.place(self.alike, step)
+            assert place is not None
+            order = self._order(place[0], np.arange(rows.start, rows.stop)).reshape(-1, self.alike)
+            return [self._placed(rows, order[rows.start : rows.stop, place[1]])]
         m, takes = self.m[rows.start : rows.stop], self._takes[rows.start : rows.stop]
         epochs, positions = np.divmod(step, -(-m // takes))
         begins = positions * takes
@@ -232,44 +247,56 @@ class Batches:
         found = []
         for size in np.unique(sizes).tolist():
             members = np.flatnonzero(sizes == size)
-            index = begins[members, None] + np.arange(size)  # of clients that take all they have: as stored
+            of = rows.start + members
+            index = begins[members, None] + np.arange(size)
+            index += self._begins[of, None]  # of clients that take all they have: as stored
             for epoch in np.unique(epochs[members]).tolist():
                 drawn = np.flatnonzero((epochs[members] == epoch) & (takes[members] < m[members]))
                 if len(drawn):
-                    of = rows.start + members[drawn]
-                    index[drawn] = self._order(epoch, of)[(self._offsets[of, None] + index[drawn])]
-            found.append(self._batch(_range((rows.start + members).tolist()), index))
+                    at = begins[members[drawn], None] + np.arange(size)
+                    index[drawn] = self._order(epoch, of[drawn])[self._offsets[of[drawn], None] + at]
+            found.append(self._placed(_range(of.tolist()), index))
         return found
 
     def _order(self, epoch: int, rows: Ints) -> Ints:
-        """Each row's permutation of its samples in an epoch, at the row's offset: those of `rows` at least are there.
+        """Each row's samples in an epoch's order, at the row's offset: those of `rows` at least are there.
 
-        They are the numbers of `Estimator.order`.
+        They are the numbers of `Estimator.order`, counted from where the row's samples begin.
         """
         if epoch not in self._epochs:
-            flat = torch.empty(int(self.m.sum()), dtype=torch.int64)
-            self._epochs[epoch] = (
-                flat.numpy(),
-                list(torch.split(flat, self.m.tolist())),
-                np.zeros(len(self.m), np.bool_),
-            )
-        order, parts, drawn = self._epochs[epoch]
-        missing = rows[~drawn[rows]].tolist()
-        if missing:
-            seeds = seeds_of(*self._key, [self.clients[row] for row in missing], "epoch", epoch)
-            permute([parts[row] for row in missing], seeds)
+            self._epochs[epoch] = np.empty(int(self.m.sum()), np.int64), np.zeros(len(self.m), np.bool_)
+        order, drawn = self._epochs[epoch]
+        missing = rows[~drawn[rows]]
+        if len(missing):
+            m = self.m[missing]
+            found = self._estimator.orders(m, self._ids[missing], self._key, epoch)
+            found += np.repeat(self._begins[missing], m)
+            if len(missing) == len(self.m):  # an epoch that all begin at once
+                order[:] = found
+            else:
+                order[np.repeat(self._offsets[missing] - (np.cumsum(m) - m), m) + np.arange(len(found))] = found
             drawn[missing] = True
         return order
 
     # --- where they lie --------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _begins(self) -> Ints:
+        """Where each row's samples begin in the source that `_placed` indexes."""
+        return np.zeros(len(self.m), np.int64) if self._starts is None else self._starts
+
     def _batch(self, rows: Sequence[int], index: Ints | None) -> Batch:
         """The samples that `index` `[r, b]` says, counted within each client's own; None: all of them."""
+        if index is None or self._starts is None:
+            return self._of_shards(rows, index)
+        starts = self._starts[rows.start : rows.stop] if isinstance(rows, range) else self._starts[list(rows)]
+        return self._placed(rows, index + starts[:, None])
+
+    def _placed(self, rows: Sequence[int], index: Ints) -> Batch:
+        """The samples that `index` `[r, b]` says, counted from `_begins` on."""
         if self._starts is None:
             return self._of_shards(rows, index)
-        assert index is not None
-        starts = self._starts[rows.start : rows.stop] if isinstance(rows, range) else self._starts[list(rows)]
-        flat = torch.from_numpy((index + starts[:, None]).reshape(-1)).to(self._device)
+        flat = torch.from_numpy(index.reshape(-1)).to(self._device)
         return Batch(rows, index.shape[1], self._shards.whole(self._device), flat)
 
     def _of_shards(self, rows: Sequence[int], index: Ints | None) -> Batch:

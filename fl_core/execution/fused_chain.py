@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fl_core import losses
 from fl_core.execution.fused_batches import Batch, Scratch
-from fl_core.execution.kernels import DB, DW, DX, FORWARD, Plan, cross_entropy, linear_plan
+from fl_core.execution.kernels import DB, DW, DX, FORWARD, Plan, cross_entropy, linear_plan, mean_losses, step_down
 from fl_core.oracle import Loss, Oracle
 
 _CACHED_BYTES = 8 << 20
@@ -46,6 +46,8 @@ class _Linear:
 
 _Layer = _Linear | None  # None: ReLU
 _Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_Means = Callable[[Tensor], Tensor]
+_Take = Callable[[slice, slice, Tensor], None]  # which clients, which numbers, the piece `[r, n]` of their gradients
 
 
 class Chain:
@@ -54,13 +56,17 @@ class Chain:
     Args:
         layers: in order, of all parameters.
         flattens: whether samples of any shape are made vectors first.
-        loss: outputs `[r, b, o]` and targets -> values `[r]` and their derivatives by the outputs.
+        loss: outputs `[r, b, o]` and targets -> what each sample costs `[r, b]`, and the derivatives of the clients'
+            means by the outputs; then, costs `[n, b]` -> means `[n]`.
+
+    Attributes:
+        means: the second of these.
     """
 
-    def __init__(self, layers: list[_Layer], flattens: bool, loss: _Loss) -> None:
+    def __init__(self, layers: list[_Layer], flattens: bool, loss: tuple[_Loss, _Means]) -> None:
         self._layers = layers
         self._flattens = flattens
-        self._loss = loss
+        self._loss, self.means = loss
         self._scratch = Scratch()
         self._plans: dict[tuple[int, int, bool], list[Plan] | None] = {}
 
@@ -101,12 +107,25 @@ class Chain:
 
     def gradient(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """(∇ `[G, d]`, values `[G]`) at x `[G, d]`, without a regulariser."""
-        blocks = self.blocks(batch)
-        if len(blocks) == 1:
-            return self._gradient(x, *batch.part(*blocks[0], self._scratch), None)
+        if len(self._layers) == 1 and self._layers[0] is not None and self._layers[0].b is None:
+            pieces: list[Tensor] = []
+            costs = self._differentiated(x, batch, lambda clients, numbers, piece: pieces.append(piece))
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces), self.means(costs)
         g = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        values = [self._gradient(x[a:b], *batch.part(a, b, self._scratch), g[a:b])[1] for a, b in blocks]
-        return g, torch.cat(values)
+
+        def put(clients: slice, numbers: slice, piece: Tensor) -> None:
+            g[clients, numbers] = piece
+
+        return g, self.means(self._differentiated(x, batch, put))
+
+    def descend(self, x: Tensor, batch: Batch, lr: float, out: Tensor) -> Tensor:
+        """out `[G, d]` = x - lr ∇, without a gradient `[G, d]` in between; out may be x. The costs `[G, b]` at x."""
+
+        def step(clients: slice, numbers: slice, piece: Tensor) -> None:
+            at = x[clients, numbers]
+            step_down(at, piece, lr, at if out is x else out[clients, numbers])
+
+        return self._differentiated(x, batch, step)
 
     def value(self, x: Tensor, batch: Batch) -> Tensor:
         """Values `[G]`."""
@@ -116,7 +135,7 @@ class Chain:
             plans = self._planned(x[a:b], inputs)
             assert plans is not None
             found.append(self._loss(self._outputs(x[a:b], inputs, plans)[-1], targets)[0])
-        return torch.cat(found)
+        return self.means(torch.cat(found))
 
     def blocks(self, batch: Batch) -> list[tuple[int, int]]:
         """First and last of the clients that are taken together."""
@@ -125,11 +144,22 @@ class Chain:
         size = -(-count // -(-count // max(_FEW, most)))
         return [(first, min(first + size, count)) for first in range(0, count, size)]
 
-    def _gradient(self, x: Tensor, inputs: Tensor, targets: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _differentiated(self, x: Tensor, batch: Batch, take: _Take) -> Tensor:
+        """Hand over the gradient in pieces; the costs `[G, b]`."""
+        costs = []
+        for a, b in self.blocks(batch):
+            clients = slice(a, b)
+            inputs, targets = batch.part(a, b, self._scratch)
+            costs.append(self._differentiate(x[clients], inputs, targets, functools.partial(take, clients)))
+        return costs[0] if len(costs) == 1 else torch.cat(costs)
+
+    def _differentiate(
+        self, x: Tensor, inputs: Tensor, targets: Tensor, take: Callable[[slice, Tensor], None]
+    ) -> Tensor:
         plans = self._planned(x, inputs)
         assert plans is not None
         steps = self._outputs(x, inputs, plans)
-        values, dz = self._loss(steps.pop(), targets)
+        costs, dz = self._loss(steps.pop(), targets)
         linears = sum(layer is not None for layer in self._layers)
         for number in reversed(range(len(self._layers))):
             layer, h = self._layers[number], steps[number]
@@ -139,17 +169,14 @@ class Chain:
             linears -= 1
             plan = plans[linears]
             dw = DW[plan[2]](dz, h)
-            if g is None and layer.b is None and len(self._layers) == 1:
-                return dw.view(x.shape[0], -1), values
-            if g is None:
-                g = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-            g[:, layer.w : layer.w + layer.o * layer.i] = dw.view(x.shape[0], -1)
-            if layer.b is not None:
-                g[:, layer.b : layer.b + layer.o] = DB[plan[3]](dz)
+            db = None if layer.b is None else DB[plan[3]](dz)
             if linears:
                 dz = DX[plan[1]](dz, layer.operands(x)[0])
-        assert g is not None
-        return g, values
+            # Only now: whoever takes a piece may write where the weights are.
+            take(slice(layer.w, layer.w + layer.o * layer.i), dw.view(x.shape[0], -1))
+            if layer.b is not None and db is not None:
+                take(slice(layer.b, layer.b + layer.o), db)
+        return costs
 
     def _outputs(self, x: Tensor, inputs: Tensor, plans: list[Plan]) -> list[Tensor]:
         """What each layer is given, `[r, b, …]`, and what the last one gives."""
@@ -202,9 +229,12 @@ def _altered(module: nn.Module) -> bool:
 
 def _mse(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """As `fl_core.losses.mse`, of outputs `[r, b, 1]`."""
-    b = outputs.shape[1]
     difference = outputs.squeeze(2) - (targets.squeeze(2) if targets.dim() > 2 else targets)
-    return difference.square().sum(1) / b, (difference * _twice_over(b, outputs.dtype)).unsqueeze(2)
+    return difference.square(), (difference * _twice_over(outputs.shape[1], outputs.dtype)).unsqueeze(2)
+
+
+def _mse_means(costs: Tensor) -> Tensor:
+    return costs.sum(1) / costs.shape[1]
 
 
 @functools.cache
@@ -213,4 +243,7 @@ def _twice_over(b: int, dtype: torch.dtype) -> float:
     return 2 * (torch.ones((), dtype=dtype) / b).item()
 
 
-_LOSSES: dict[Loss, _Loss] = {losses.mse: _mse, losses.cross_entropy: cross_entropy}
+_LOSSES: dict[Loss, tuple[_Loss, _Means]] = {
+    losses.mse: (_mse, _mse_means),
+    losses.cross_entropy: (cross_entropy, mean_losses),
+}

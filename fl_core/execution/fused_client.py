@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fl_core.algorithm import Algorithm
 from fl_core.client import Client, LocalWork, Message
 from fl_core.execution.fused_batches import Batch
 from fl_core.execution.fused_functions import CannotFuseError, ClientFunctions
@@ -48,6 +49,10 @@ class StackedOptimizer(FlatOptimizer):
         self._leaf = None
         return x
 
+    def moved(self, x: Tensor) -> None:
+        """Steps have been taken without it, to x."""
+        self._leaf = x
+
     def step(self, x: Tensor, g: Tensor) -> Tensor:
         """The next point from x and the gradient g; written over x where that is what `step` returned last."""
         if self._stacked is None:
@@ -77,7 +82,7 @@ class StackedClient(Client):
         self.first = self.last = 0
         self.steps = 0
         self.x0 = torch.empty(0)
-        self.optimizer = StackedOptimizer(self, *work.optimizer)
+        self.optimizer: StackedOptimizer = StackedOptimizer(self, *work.optimizer)
         self._work = work
         self._stacked = stacked
         self._omega = omega
@@ -154,6 +159,32 @@ class StackedClient(Client):
         self._compressions += 1
         value = self.on_stacks(lambda rows: self._stacked.compress(rows, self.first, self.last, call), v)
         return StackedMessage(value, call)
+
+    # --- local steps ---------------------------------------------------------------------------------------------
+
+    def _walk(self, x0: Tensor) -> tuple[Tensor, Tensor | Sequence[Tensor] | None]:
+        """Where LocalGradient and ClientOpt are the default, plain SGD goes all its steps outside the level."""
+        algorithm = type(self._method[0])
+        default = algorithm.client_opt is Algorithm.client_opt and algorithm.local_gradient is Algorithm.local_gradient
+        if not (default and self.optimizer.plain and self.steps > 0):
+            return super()._walk(x0)
+        self.x0 = x0
+        x, g = self.optimizer.start(x0), None
+        if self.steps == 1:
+            self._step = 0
+            g = self.gradient(x)
+            x = self.optimizer.step(x, g)
+        else:
+            x = self.on_stacks(self._descended, x)
+            self.optimizer.moved(x)
+        self._step = self.steps
+        return x, g
+
+    def _descended(self, x: Tensor) -> Tensor:
+        """All steps of gradient descent from x `[r, d]`."""
+        batches = self._stacked.batches
+        steps = (batches.at(k, self.first, self.last) for k in range(self.steps))
+        return self._stacked.descend(x, steps, self.first, self.optimizer.lr)
 
     # --- stepping out --------------------------------------------------------------------------------------------
 

@@ -60,6 +60,21 @@ class StackedOracle:
         g = torch.cat([grad.reshape(x.shape[0], -1) for grad in grads], 1) if len(grads) > 1 else _own(grads[0], x)
         return self._regularized(x, g, values.detach())
 
+    def can_descend(self, x: Tensor, batch: Batch) -> bool:
+        """Whether `descend` may be asked at x on these samples."""
+        chain = self._chain
+        return chain is not None and self.oracle.regularizer is None and self._chain_holds(chain, x, batch)
+
+    def descend(self, x: Tensor, batch: Batch, lr: float, out: Tensor) -> Tensor:
+        """out `[G, d]` = x - lr ∇, where out may be x: as `gradient` and an addition. The costs `[G, b]` at x."""
+        assert self._chain is not None
+        return self._chain.descend(x, batch, lr, out)
+
+    def means(self, costs: Tensor) -> Tensor:
+        """Values `[n]` of the costs `[n, b]` that `descend` has returned: of several steps at once."""
+        assert self._chain is not None
+        return self._chain.means(costs)
+
     def value(self, x: Tensor, batch: Batch, buffers: Sequence[Tensor], generators: Generators) -> Tensor:
         """Values `[G]`, without a gradient."""
         x = x if x.stride(1) == 1 else x.contiguous()

@@ -25,10 +25,13 @@ def local_steps(runner: FusedRunner, broadcast: Broadcast, work: CohortWork, m: 
     Args:
         m: how many samples each has.
     """
-    algorithm, alike = runner.algorithm, bool((m == m[0]).all())
+    alike, declared = bool((m == m[0]).all()), runner.work.estimator.local_steps
+    asks = type(runner.algorithm).local_steps is not Algorithm.local_steps
+    if alike and not asks:
+        return declared(int(m[0]))
     kinds, which = (m[:1], None) if alike else np.unique(m, return_inverse=True)
-    found = {size: runner.work.estimator.local_steps(size) for size in kinds.tolist()}
-    if type(algorithm).local_steps is not Algorithm.local_steps:
+    found = {size: declared(size) for size in kinds.tolist()}
+    if asks:
         asked = None if work.own else _asked_once(runner, broadcast, work, found)
         if asked is None:
             each = [_steps_of_one(runner, broadcast, work, row) for row in range(len(m))]

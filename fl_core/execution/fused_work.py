@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from fl_core.randomness import ClientRandomness
 
 FEWEST = 7
 """Clients with batches of one shape from which a stack is faster than one call each (break-even measured at 7)."""
+
+_STEPS = 64
+"""Local steps whose losses are added up together."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,22 @@ class StackedWork:
             g[rows] = self._asked(_picked(x, rows), batch)
         return g
 
+    def descend(self, x: Tensor, steps: Iterable[Sequence[Batch]], first: int, lr: float) -> Tensor:
+        """Where steps x -= lr ∇ from x `[r, d]` lead, each row on its own samples, in memory of its own."""
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        seen: list[tuple[Batch, Tensor]] = []
+        for batches in steps:
+            if len(batches) == 1 and self._stacked.can_descend(x, batches[0]):
+                seen.append((batches[0], self._stacked.descend(x, batches[0], lr, out)))
+            else:
+                self._count_steps(seen)
+                torch.add(x, self.gradient(x, batches, first), alpha=-lr, out=out)
+            if len(seen) == _STEPS:
+                self._count_steps(seen)
+            x = out
+        self._count_steps(seen)
+        return out
+
     def loss(self, x: Tensor, batches: Sequence[Batch], first: int) -> Tensor:
         """Values `[r]` at x `[r, d]`."""
         values = torch.empty(x.shape[0], dtype=x.dtype, device=x.device)
@@ -88,15 +108,33 @@ class StackedWork:
             buffers = self._picked_buffers(batch.rows)
             g, values = self._stacked.gradient(x, batch, buffers, self._streams_of(batch))
             self._put_buffers(batch.rows, buffers)
-        wide = values.double() * batch.size
-        if len(batch.rows) == len(self.clients):
-            self.loss_sum += wide
-        else:
-            rows = _within(batch.rows, 0)
-            self.loss_sum[rows] = self.loss_sum[rows] + wide
-        self.loss_count[batch.where] += batch.size
-        self.oracle_calls[batch.where] += batch.size
+        self._count(values.unsqueeze(0), batch)
         return g
+
+    def _count_steps(self, seen: list[tuple[Batch, Tensor]]) -> None:
+        """Local steps of the same rows have cost this `[r, b]`; their books are one piece of work. Empties the list."""
+        for _, group in itertools.groupby(seen, lambda step: step[0].size):
+            steps = list(group)
+            batch = steps[0][0]
+            costs = steps[0][1] if len(steps) == 1 else torch.cat([costs for _, costs in steps])
+            self._count(self._stacked.means(costs).view(len(steps), -1), batch)
+        seen.clear()
+
+    def _count(self, values: Tensor, batch: Batch) -> None:
+        """Gradients were asked for on these samples, or on as many in each of several steps: values `[steps, r]`."""
+        size = batch.size * len(values)
+        wide = values.double().mul_(batch.size)
+        if len(batch.rows) == len(self.clients):
+            for row in wide:
+                self.loss_sum += row
+            self.loss_count += size
+            self.oracle_calls += size
+            return
+        rows = _within(batch.rows, 0)
+        for row in wide:
+            self.loss_sum[rows] += row
+        self.loss_count[batch.where] += size
+        self.oracle_calls[batch.where] += size
 
     def _one_by_one(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         found = []

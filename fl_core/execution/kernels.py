@@ -196,6 +196,33 @@ DB: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# --- a step of gradient descent ---------------------------------------------------------------------------------------
+
+
+def step_down(x: Tensor, g: Tensor, lr: float, out: Tensor) -> None:
+    """out = x - lr g, of `[G, n]` that may be columns of wider matrices; out may be x.
+
+    Each number as the addition of two whole vectors rounds it. One of columns may multiply and add in one rounding
+    where that does so in two, or the other way round.
+    """
+    key = ("step", describe(x), x.stride(), g.stride(), out.stride(), out is x)
+    if remembered(key, lambda source: _steps_apart(x, g, out, source)):
+        torch.add(x, g, alpha=-lr, out=out)
+    else:
+        out.copy_(torch.add(x.contiguous(), g.contiguous(), alpha=-lr))
+
+
+def _steps_apart(x: Tensor, g: Tensor, out: Tensor, source: torch.Generator) -> bool:
+    """Whether columns are added as whole vectors are."""
+    for _ in range(1 + _VALUES // max(1, x.numel())):
+        xs, gs = random_like(x, source), random_like(g, source)
+        expected = torch.add(xs.contiguous(), gs.contiguous(), alpha=-0.3)
+        into = xs if out is x else torch.empty_strided(out.shape, out.stride(), dtype=x.dtype, device=x.device)
+        if not same_bits(torch.add(xs, gs, alpha=-0.3, out=into), expected):
+            return False
+    return True
+
+
 # --- cross entropy ----------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +234,7 @@ class CrossEntropy(torch.autograd.Function):
         """Log softmax in one piece; the means by torch's own reduction, one call a client."""
         logs = torch.log_softmax(z, -1)
         ctx.save_for_backward(logs, labels)
-        return _mean_losses(-logs.gather(2, labels.unsqueeze(2)).squeeze(2), lambda: logs, labels)
+        return mean_losses(-logs.gather(2, labels.unsqueeze(2)).squeeze(2))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -220,7 +247,7 @@ class CrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The same without autograd: values `[G]` and their derivatives by z.
+    """The same without autograd: what each sample costs `[G, b]`, and the derivatives of `mean_losses` of it by z.
 
     torch takes a softmax of few classes row by row, number by number, and one over columns in whole vectors: seven
     times faster at 10 classes, and with the same bits where the classes fit into one vector.
@@ -228,10 +255,8 @@ def cross_entropy(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     key = ("columns", tuple(z.shape), z.dtype, z.device.type)
     worth = z.shape[2] < 16 and labels.numel() >= _MANY
     if worth and remembered(key, lambda source: _columns_agree(z, labels, source)):
-        each, dz = _softmax_by_columns(z, labels)
-    else:
-        each, dz = _softmax_by_rows(z, labels)
-    return _mean_losses(each, lambda: torch.log_softmax(z, -1), labels), dz
+        return _softmax_by_columns(z, labels)
+    return _softmax_by_rows(z, labels)
 
 
 def _softmax_by_rows(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,25 +294,25 @@ def _columns_agree(z: Tensor, labels: Tensor, source: torch.Generator) -> bool:
     return True
 
 
-def _mean_losses(each: Tensor, logs: Callable[[], Tensor], labels: Tensor) -> Tensor:
-    """What torch.nll_loss gives for each client, whose samples cost `each` `[G, b]`.
+def mean_losses(each: Tensor) -> Tensor:
+    """What torch.nll_loss gives for each client, whose samples cost `each` `[G, b]`: `[G]`.
 
-    Whether ours is its order of adding is tried for each batch size; where it is not, it is asked with the logs.
+    Whether ours is its order of adding is tried for each batch size; where it is not, it is asked.
     """
     key = ("nll", tuple(each.shape), each.dtype, each.device.type)
-    if remembered(key, lambda source: _adds_in_sixteens(logs(), labels, source)):
+    if remembered(key, lambda source: _adds_in_sixteens(random_like(each.detach(), source))):
         return _in_sixteens(each)
-    return _nll(logs(), labels)
+    return _nll(each)
 
 
-def _adds_in_sixteens(logs: Tensor, labels: Tensor, source: torch.Generator) -> bool:
-    drawn = random_like(logs.detach(), source)
-    each = -drawn.gather(2, labels.unsqueeze(2)).squeeze(2)
-    return same_bits(_in_sixteens(each), _nll(drawn, labels))
+def _adds_in_sixteens(drawn: Tensor) -> bool:
+    return same_bits(_in_sixteens(drawn), _nll(drawn))
 
 
-def _nll(logs: Tensor, labels: Tensor) -> Tensor:
-    return torch.stack([functional.nll_loss(a, b) for a, b in zip(logs.unbind(), labels.unbind(), strict=True)])
+def _nll(each: Tensor) -> Tensor:
+    """By torch itself, as of samples that have a single class."""
+    labels = torch.zeros(each.shape[1], dtype=torch.int64, device=each.device)
+    return torch.stack([functional.nll_loss(-row.unsqueeze(1), labels) for row in each.unbind()])
 
 
 def _in_sixteens(each: Tensor) -> Tensor:

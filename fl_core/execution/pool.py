@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from fl_core.errors import InputError
 from fl_core.execution.allocator import give_back_memory
 from fl_core.intra_op import use_intra_op_threads
+from fl_core.side_jobs import next_job
 
 T = TypeVar("T")
 
@@ -52,8 +54,13 @@ class Slot:
             self._stream.synchronize()
 
 
+class _Job(NamedTuple):
+    run: Callable[[Slot], Any]
+    future: Future[Any] | None
+
+
 class DevicePool:
-    """Threads that run jobs, each on a slot of its own.
+    """Threads that run jobs, each on a slot of its own. They begin with the first job.
 
     Args:
         devices: one entry a device.
@@ -62,17 +69,22 @@ class DevicePool:
 
     def __init__(self, devices: Sequence[torch.device], threads_per_device: int) -> None:
         self.devices = tuple(devices)
-        self._free = [Slot(device) for device in devices for _ in range(threads_per_device)]
-        self.slots = len(self._free)
-        self._all = tuple(self._free)
-        self._own = threading.local()
-        self._threads = ThreadPoolExecutor(
-            max(1, self.slots), thread_name_prefix="slot", initializer=self._start_thread
-        )
+        self._all = tuple(Slot(device) for device in devices for _ in range(threads_per_device))
+        self.slots = len(self._all)
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def start(self, job: Callable[[Slot], None]) -> None:
+        """Run `job(slot)` on the next free slot, unless the pool is closed before. It must not raise."""
+        self._put(_Job(job, None))
 
     def submit(self, job: Callable[[Slot], T]) -> Future[T]:
-        """Run `job(slot)` on the next free slot."""
-        return self._threads.submit(lambda: job(self._own.slot))
+        """Run `job(slot)` on the next free slot; what it returns or raises is the future's."""
+        future: Future[T] = Future()
+        self._put(_Job(job, future))
+        return future
 
     def forget(self, run: str) -> None:
         """Let go of what the slots keep for a run that is over."""
@@ -83,12 +95,47 @@ class DevicePool:
 
     def close(self) -> None:
         """Wait for the running jobs, drop the queued ones, end the threads."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+        with suppress(Empty):
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not None and job.future is not None:
+                    job.future.cancel()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _start_thread(self) -> None:
-        self._own.slot = self._free.pop()
+    def _put(self, job: _Job) -> None:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            self._jobs.put(job)
+            if not self._threads:  # the first of them begins with this job
+                for number, slot in enumerate(self._all):
+                    self._threads.append(threading.Thread(target=self._serve, args=(slot,), name=f"slot_{number}"))
+                    self._threads[-1].start()
+
+    def _serve(self, slot: Slot) -> None:
+        use_intra_op_threads()
         # Else every backward pass of the process is launched by one autograd thread a device.
         torch.autograd.set_multithreading_enabled(False)
+        while (job := next_job(self._jobs)) is not None:
+            if job.future is None:
+                job.run(slot)
+            elif job.future.set_running_or_notify_cancel():
+                _fulfil(job.future, job.run, slot)
+            del job  # it holds a round's tensors, and the next may be long in coming
+
+
+def _fulfil(future: Future[Any], run: Callable[[Slot], Any], slot: Slot) -> None:
+    try:
+        result = run(slot)
+    except BaseException as error:  # a user's code may even leave the interpreter
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def parse_devices(text: str) -> list[torch.device]:

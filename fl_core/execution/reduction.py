@@ -33,19 +33,21 @@ def reduced(result: CohortResult, work: CohortWork, compressor: Compressor, layo
         if rows is None and name in coded and isinstance(compressor, Identity):
             rows = _identical(coded[name], layout)
         if rows is not None and is_worth_reducing(rows[0], len(rows), weightings):
-            sums[name] = FieldSums.of_rows(rows, result.m, weightings)
+            sums[name] = FieldSums.of_rows(rows, result.metrics["m"], weightings)
             coded.pop(name, None)
             dense.pop(name, None)
-    return replace(result, coded=coded, dense=dense, sums=sums)
+    return CohortResult(result.clients, coded, dense, result.memory, result.metrics, sums, result.skipped)
 
 
 def _identical(field: CodedField, layout: Layout) -> Tensor:
     """The rows `[G, d]` of a field that identity has encoded, to be read only: its very bytes, where they allow it."""
-    payload, sizes = field.payload, field.sizes
-    if not payload.flags.writeable or payload.ctypes.data % layout.dtype.itemsize or layout.device.type != "cpu":
-        return Identity().decode(payload, sizes, layout, [torch.Generator()] * len(sizes))
-    check_payload(payload, sizes, layout.d * layout.dtype.itemsize)
-    return torch.from_numpy(payload).view(layout.dtype).view(len(sizes), layout.d)
+    payload, sizes, itemsize = field.payload, field.sizes, layout.dtype.itemsize
+    if payload.flags.writeable and layout.device.type == "cpu":
+        raw = torch.from_numpy(payload)
+        if raw.data_ptr() % itemsize == 0:
+            check_payload(payload, sizes, layout.d * itemsize)
+            return raw.view(layout.dtype).view(len(sizes), layout.d)
+    return Identity().decode(payload, sizes, layout, [torch.Generator()] * len(sizes))
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,10 @@ class Gathering:
         coded, rows = dict(result.coded), dict(result.dense)
         if isinstance(self._work.compressor, Identity):  # summed out of the bytes that came, without a copy
             rows |= {name: _identical(coded.pop(name), self._layout) for name in self._asked if name in coded}
-        replies = decode(replace(result, coded=coded, dense=rows), self._round, self._work, self._layout)
-        self._results.append(replace(result, coded={}, dense={}, sums={}))
-        fields = dict(replies.fields)
+        if coded:
+            rows = decode(replace(result, coded=coded, dense=rows), self._round, self._work, self._layout).fields
+        self._results.append(CohortResult(result.clients, {}, {}, result.memory, result.metrics, {}, result.skipped))
+        fields = dict(rows)
         for name, weightings in self._asked.items():
             found: FieldSums | Tensor | None = result.sums.get(name)
             if found is None and name in fields and reducible(fields[name][0]):
@@ -135,10 +138,10 @@ class Gathering:
             if self._cohorts and (found is not None) is not (name in self._sums):
                 raise PlugInError(f"Reply.{name}: {_ALIKE}")
             if found is not None:
-                self._add(name, found, replies.m, weightings)
-        self._cohorts.append(replace(replies, fields=fields))
+                self._add(name, found, result.metrics["m"], weightings)
+        self._cohorts.append(CohortReplies(result.clients, result.m, fields))
 
-    def _add(self, name: str, found: FieldSums | Tensor, m: Sequence[int], weightings: Sequence[Weighting]) -> None:
+    def _add(self, name: str, found: FieldSums | Tensor, m: Sequence[float], weightings: Sequence[Weighting]) -> None:
         """A cohort's sums of a field, or its rows `[G, …]`."""
         if name not in self._sums:
             self._sums[name] = FieldSums.of_rows(found, m, weightings) if isinstance(found, Tensor) else found

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import overload
 
 import torch
-from torch import Tensor
 
 from fl_core.randomness import Key
 
@@ -22,13 +21,6 @@ def seeds_of(seed: int, round: int, clients: Iterable[int], *purpose: Key) -> li
         hashed.update(f"{i}{tail}".encode())
         found.append(int.from_bytes(hashed.digest(), "little"))
     return found
-
-
-def permute(rows: Sequence[Tensor], seeds: Iterable[int]) -> None:
-    """Fill each row (int64 `[m]`) with a permutation of 0 … m-1: what torch.randperm gives a generator of that seed."""
-    source = torch.Generator()
-    for row, seed in zip(rows, seeds, strict=True):
-        torch.randperm(row.shape[0], generator=source.manual_seed(seed), out=row)
 
 
 class KeyedGenerators(Sequence[torch.Generator]):

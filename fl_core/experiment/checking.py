@@ -15,6 +15,7 @@ from msgspec import structs
 from compressors.build import configure
 from compressors.compressor import CompressorOptionError
 from fl_core import plugins
+from fl_core.algorithm import Algorithm
 from fl_core.errors import ExperimentError, InputError, PlugInError, nearest
 from fl_core.experiment.optimizers import ServerLr, check_optimizer, check_schedule
 from fl_core.experiment.schema import Experiment, PlugIn, SourceFile, canonical
@@ -29,6 +30,7 @@ def checked(experiment: Experiment) -> Experiment:
         ExperimentError: with the dotted path of the key, and the nearest right name.
         UserCodeError: a user's file could not be imported.
     """
+    check_participation(_target("algorithm", experiment.algorithm, "algorithm", experiment.sources), experiment)
     data, model, local, server = experiment.data, experiment.model, experiment.local, experiment.server
     files = experiment.sources
     partition = None if data.partition is None else _check("partition", data.partition, "data.partition")
@@ -50,6 +52,16 @@ def checked(experiment: Experiment) -> Experiment:
         uplink=_check_compressor(experiment.uplink, "uplink", files),
         downlink=_check_compressor(experiment.downlink, "downlink", files),
     )
+
+
+def check_participation(algorithm: type[Algorithm] | Algorithm, experiment: Experiment) -> None:
+    """Raise ExperimentError where a sample of the clients takes part and the method is not defined for one."""
+    clients = experiment.clients
+    if algorithm.participation == "full" and clients.sampling != "full" and clients.per_round != clients.total:
+        raise ExperimentError(
+            f"{experiment.algorithm.name} needs all {clients.total} clients in every round; leave per_round out",
+            path="clients.per_round",
+        )
 
 
 def _check(kind: str, plug: PlugIn, path: str, files: Iterable[SourceFile] = ()) -> PlugIn:

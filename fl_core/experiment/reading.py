@@ -22,6 +22,8 @@ from fl_core.experiment.schema import ROLES, Experiment, PlugIn, Role, SourceFil
 from fl_core.experiment.sweep import Variant, assign, expand, origin
 
 _LARGEST_FILE = 1 << 20
+_SHOWN = 8
+"""Files of a folder that are listed."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ def _experiment(variant: Variant, path: Path, overrides: list[Override]) -> Expe
 
 def _text(path: Path) -> str:
     """The file's text. Raises ExperimentError if there is none to read."""
+    if path.is_dir():
+        within = sorted(p.name for p in path.glob("*.toml"))
+        listed = f"name a file in it: {', '.join(within[:_SHOWN])}{', …' if within[_SHOWN:] else ''}"
+        raise ExperimentError(f"is a folder; {listed if within else 'there is no *.toml in it'}", file=str(path))
     if not path.is_file():
         beside = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ExperimentError("there is no such experiment file", file=str(path), suggestion=nearest(path.name, beside))
@@ -132,8 +138,15 @@ def _placed(error: ExperimentError, file: str, overrides: list[Override], line: 
     for override in reversed(overrides):
         shorter = min(len(override.path), len(keys))
         if shorter and override.path[:shorter] == keys[:shorter]:
+            if override.path == keys and error.message.startswith("must be a string"):
+                hint = f"{error.message}; quote it: --set \"{'.'.join(keys)}='{_value_text(override.text)}'\""
+                error = ExperimentError(hint, path=error.path, suggestion=error.suggestion)
             return error.at(f"--set {override.text}", None)
     return error.at(file, line)
+
+
+def _value_text(override: str) -> str:
+    return override.partition("=")[2].strip()
 
 
 def _with_sources(experiment: Experiment, folder: Path) -> Experiment:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_core.errors import ExperimentError
+from fl_core.errors import ExperimentError, PlugInError
 
 Norm: TypeAlias = Literal["batch", "group"]
 BatchStatistics: TypeAlias = Literal["local", "average", "frozen"]
@@ -46,6 +46,44 @@ def layer_of(norm: Norm, bn: BatchStatistics) -> Callable[[int], nn.Module]:
         return lambda channels: nn.GroupNorm(min(_GROUPS, channels), channels)
     kinds: dict[str, Callable[[int], nn.Module]] = {"average": AveragedBatchNorm, "frozen": FrozenBatchNorm}
     return kinds.get(bn, lambda channels: nn.BatchNorm2d(channels, track_running_stats=False))
+
+
+def refuse_running_statistics(model: nn.Module, name: str) -> None:
+    """Raise PlugInError for a layer that, in training, moves running statistics which only an evaluation reads.
+
+    They are no parameters: each client's are put back to their start, nothing brings them to the server, and an
+    evaluation would normalise by mean 0 and variance 1 whatever was learnt. `name` is the model's.
+    """
+    kept = [(place, layer) for place, layer in model.named_modules() if isinstance(layer, _WITH_STATISTICS)]
+    if not any(layer.running_mean is not None for _, layer in kept):
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    if not model.training:
+        model.train()  # as an oracle does; a layer that stays in evaluation mode is frozen
+    found = [(place, layer) for place, layer in kept if layer.running_mean is not None and layer.training]
+    for module, mode in modes:
+        module.training = mode
+    if found:
+        place, kind = found[0][0], type(found[0][1]).__name__
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise PlugInError(
+            f'{name}: the layer "{place}"{more} is a {kind} with running statistics, which are no parameters: they '
+            "would stay with each client, and evaluations would use mean 0 and variance 1. Write "
+            f"{kind}(..., track_running_stats=False), or for channels of pictures "
+            'layer_of("batch", "average")(channels) or layer_of("batch", "frozen")(channels) of fl_core.models.norm '
+            '(docs/models-and-data.md, "norm and bn")'
+        )
+
+
+_WITH_STATISTICS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
 
 
 class FrozenBatchNorm(nn.BatchNorm2d):
@@ -110,4 +148,4 @@ class _Statistics(torch.autograd.Function):
         return cotangents[0], towards_mean, towards_variance, None, None
 
 
-__all__ = ["AveragedBatchNorm", "BatchStatistics", "FrozenBatchNorm", "Norm", "layer_of"]
+__all__ = ["AveragedBatchNorm", "BatchStatistics", "FrozenBatchNorm", "Norm", "layer_of", "refuse_running_statistics"]

@@ -1,7 +1,8 @@
 """metrics.jsonl (one object a round) and events.jsonl (one object an event): append-only, never torn.
 
-A line is written and flushed whole. If the disk refuses it, the file is cut back to its last whole line and
-the error goes to the event stream. nan and inf are written as Python's json does (`NaN`, `Infinity`).
+Lines are written whole, those of one moment (`flush`) at once. If the disk refuses them, the file is cut back to its
+last whole line and the error goes to the event stream. nan and inf are written as Python's json does (`NaN`,
+`Infinity`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from master.events import Event, TaskFinished, decode, encode
+from master.events import Event, decode, encode
 from master.observers.round_records import RoundRecords
 from protocol.errors import InputError
 
@@ -91,10 +92,14 @@ class MetricsLog:
         return self._lines.offset_bytes
 
     def observe(self, event: Event) -> None:
-        """Write the lines that `event` completes."""
+        """Take the lines that `event` completes."""
         for round_number, metrics in self._records.take(event):
-            self._lines.write({"round": round_number, **metrics})
+            self._lines.write({"round": round_number, **metrics}, flush=False)
             self.last_round = round_number
+
+    def flush(self) -> None:
+        """Write them."""
+        self._lines.flush()
 
     def close(self) -> None:
         """Let the file go."""
@@ -109,9 +114,13 @@ class EventLog:
         self._run = run
 
     def observe(self, event: Event) -> None:
-        """Store the event. Tasks may wait in memory for the next event of another kind."""
+        """Take the event."""
         if getattr(event, "run", self._run) == self._run:
-            self._lines.write(encode(event), flush=not isinstance(event, TaskFinished))
+            self._lines.write(encode(event), flush=False)
+
+    def flush(self) -> None:
+        """Write what was taken."""
+        self._lines.flush()
 
     def close(self) -> None:
         """Let the file go."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from master.events import Evaluated, Event, Metrics, RoundFinished, RunFinished
 
+_KINDS = (RoundFinished, Evaluated, RunFinished)
+
 
 @dataclass(slots=True)
 class _Held:
@@ -29,7 +31,7 @@ class RoundRecords:
 
         ValueError: Evaluated of a round that did not announce it, or a round that finished twice.
         """
-        if not isinstance(event, RoundFinished | Evaluated | RunFinished) or event.run != self.run:
+        if not isinstance(event, _KINDS) or event.run != self.run:
             return []
         if isinstance(event, RunFinished):
             for held in self._held.values():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TextIO
 
 from master.events import (
@@ -45,6 +46,10 @@ ORDER = (
     "bits_down",
 )
 _LAST = ("round_s", "elapsed_s")
+TRACEBACK = "\nTraceback (most recent call last)"
+"""How the traceback begins in the text of a failure; a terminal shows what stands before it."""
+_QUANTILES = ("min", "q10", "q50", "q90", "max")
+_PLACED = frozenset({*ORDER, *_LAST, "round"})
 
 
 def round_line(round_number: int, rounds: int, metrics: Metrics) -> str:
@@ -53,8 +58,22 @@ def round_line(round_number: int, rounds: int, metrics: Metrics) -> str:
 
 
 def _pairs(metrics: Metrics) -> list[str]:
-    middle = [name for name in metrics if name not in ORDER and name not in _LAST and name != "round"]
-    return [f"{name} {number(metrics[name])}" for name in (*ORDER, *middle, *_LAST) if name in metrics]
+    middle = [name for name in metrics if name not in _PLACED]
+    names = [name for name in (*ORDER, *middle, *_LAST) if name in metrics]
+    pairs = (_folded(name, metrics) for name in names)
+    return [pair for pair in pairs if pair]
+
+
+def _folded(name: str, metrics: Metrics) -> str:
+    """The pair of a metric; of quantiles over the clients one, `client_f 0.12…0.98 (median 0.4)`, for all of them.
+
+    It stands where their `_min` does, and the others are "". metrics.jsonl has them all.
+    """
+    family, _, quantile = name.rpartition("_")
+    least, median, most = (metrics.get(f"{family}_{which}") for which in ("min", "q50", "max"))
+    if quantile not in _QUANTILES or least is None or median is None or most is None:
+        return f"{name} {number(metrics[name])}"
+    return f"{family} {number(least)}…{number(most)} (median {number(median)})" if quantile == "min" else ""
 
 
 def describe(event: Event) -> str | None:
@@ -73,9 +92,17 @@ def _started(event: RunStarted) -> str:
     )
 
 
-def _finished(event: RunFinished) -> str:
-    why = f": {event.text}" if event.text else ""
-    return "  ".join([f"run {event.run} {event.reason}{why}", *_pairs(event.summary)])
+def _finished(event: RunFinished, *, whole: bool = False) -> str:
+    """How it ended. With a text, what was measured is a line of its own, and a traceback is `whole`'s alone."""
+    if not event.text:
+        return "  ".join([f"run {event.run} {event.reason}", *_pairs(event.summary)])
+    said, traceback, frames = event.text.partition(TRACEBACK)
+    lines = [f"run {event.run} {event.reason}: {said}"]
+    if event.summary:
+        lines.append("  ".join([f"run {event.run} measured last", *_pairs(event.summary)]))
+    if traceback and whole:
+        lines.append(f"{traceback}{frames}".strip())
+    return "\n".join(lines)
 
 
 def _arrived(event: WorkerJoined | WorkerReturned) -> str:
@@ -103,7 +130,7 @@ _DESCRIPTIONS: dict[type, Callable[..., str]] = {
 
 
 class TextLog:
-    """Writes lines to `stream`, flushed one by one. `timestamps` puts the local time before each.
+    """Writes lines to `stream`, which may hold them until `flush`. `timestamps` puts the local time before each.
 
     Lines of a run are marked with its name while several are under way; with `run`, what concerns another run is left
     out. `close` leaves the stream open.
@@ -114,6 +141,7 @@ class TextLog:
     ) -> None:
         self._stream = stream
         self._run = run
+        self._whole = timestamps  # a file, where there is room for a traceback
         self._timestamps = timestamps
         self._checkpoints = checkpoints
         self._runs: dict[str, tuple[RunStarted, RoundRecords]] = {}
@@ -129,18 +157,26 @@ class TextLog:
             for round_number, metrics in records.take(event):
                 mark = f"[{started.run}] " if several else ""
                 self._write(event.time_s, mark + round_line(round_number, started.rounds, metrics))
-        text = describe(event)
+        text = _finished(event, whole=True) if self._whole and isinstance(event, RunFinished) else describe(event)
         if text is not None and (self._checkpoints or not isinstance(event, CheckpointSaved)):
             for line in text.splitlines():
                 self._write(event.time_s, line)
         if isinstance(event, RunFinished):
             self._runs.pop(event.run, None)
 
+    def flush(self) -> None:
+        """So far for now: whoever reads along should see it."""
+        self._stream.flush()
+
     def close(self) -> None:
         """Nothing is held back but lines of unfinished runs, which have no numbers yet."""
         self._stream.flush()
 
     def _write(self, time_s: float, line: str) -> None:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S  ", time.localtime(time_s)) if self._timestamps else ""
-        self._stream.write(f"{stamp}{printable(line)}\n")
-        self._stream.flush()
+        self._stream.write(f"{_stamp(int(time_s)) if self._timestamps else ''}{printable(line)}\n")
+
+
+@lru_cache(maxsize=1)
+def _stamp(time_s: int) -> str:
+    """The local time, to the second; many lines have the same."""
+    return time.strftime("%Y-%m-%d %H:%M:%S  ", time.localtime(time_s))

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from master.plotting.curves import Curve, Floats, Panel, finite, spans_decades
 from master.plotting.legend import end_labels, ends_together, legend_below
 from master.plotting.metric_words import is_share, words
-from master.plotting.style import COLOURS, DASHES, GREY, INK, OVERLAY_MARKERS, RC
+from master.plotting.style import COLOURS, DASHES, GREY, INK, MANY, MARKERS, OVERLAY_MARKERS, RC
 
 _LONGEST_LABEL = 28
 """Characters of a y-axis' label on one line."""
@@ -99,7 +99,7 @@ def _draw_panel(axes: Axes, panel: Panel, look: Look, floor: float | None, colou
     overlays = 0
     for curve in panel.curves:
         if curve.kind == "runs":
-            _draw_runs(axes, curve, colours[curve.label], floor, look.xlim)
+            _draw_runs(axes, curve, colours[curve.label], len(colours), floor, look.xlim)
         elif curve.kind == "theory":
             colour = COLOURS[colours[curve.beside] % len(COLOURS)] if curve.beside in colours else GREY
             named = curve.label if look.names_theory else None
@@ -110,13 +110,14 @@ def _draw_panel(axes: Axes, panel: Panel, look: Look, floor: float | None, colou
 
 
 def _draw_runs(
-    axes: Axes, curve: Curve, index: int, floor: float | None, xlim: tuple[float, float] | None = None
+    axes: Axes, curve: Curve, index: int, of: int, floor: float | None, xlim: tuple[float, float] | None = None
 ) -> None:
-    colour, dashes = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
+    """One curve, number `index` of `of`, with its band."""
+    colour = COLOURS[index % len(COLOURS)]
+    dashes = DASHES[index % len(DASHES)] if of <= MANY else "solid"  # with markers too, no line would be seen
     y = _raised(curve.y, floor)
-    few = len(curve.x) <= 12
     axes.plot(curve.x, y, color=colour, ls=dashes, label=curve.label, zorder=3 - 0.01 * index,
-              marker="o" if few else None, ms=2.6)  # fmt: skip
+              **_marks(index, of, len(curve.x)))  # fmt: skip
     if curve.low is not None and curve.high is not None:
         low, high = _raised(curve.low, floor), _raised(curve.high, floor)
         axes.fill_between(curve.x, low, high, color=colour, alpha=0.16, lw=0, zorder=1.5)
@@ -128,6 +129,15 @@ def _draw_runs(
         within = at_zero if xlim is None else at_zero[(curve.x[at_zero] >= xlim[0]) & (curve.x[at_zero] <= xlim[1])]
         if len(within):
             axes.plot(curve.x[within], y[within], zorder=3.5, clip_on=False, **look)
+
+
+def _marks(index: int, of: int, points: int) -> dict[str, Any]:
+    """How the points of a curve are marked: all where they are few; of many curves some, each curve at its own."""
+    if of <= MANY:
+        return {"marker": "o" if points <= 12 else None, "ms": 2.6}
+    apart = max(1, points // 8)
+    look = {"ms": 4.0, "mec": "white", "mew": 0.5}
+    return {"marker": MARKERS[index % len(MARKERS)], "markevery": (index * apart // of, apart), **look}
 
 
 def _draw_overlay(axes: Axes, curve: Curve, number: int, colours: dict[str, int], floor: float | None) -> None:

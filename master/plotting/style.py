@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255", "#666666")
-"""Okabe and Ito (2008), without their yellow, and three of Tol's for the seventh curve and beyond."""
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255", "#666666"),
+    *("#999933", "#117733", "#CC3311", "#9970AB", "#A6761D", "#66CCBB", "#000000", "#F1A7A0", "#5577DD"),
+)
+"""Okabe and Ito (2008), without their yellow, then Tol's muted and others between them: 18 before one comes again."""
 
 DASHES: tuple[Any, ...] = (
     "solid",
@@ -17,6 +20,11 @@ DASHES: tuple[Any, ...] = (
     (0, (3.0, 1.2)),
 )
 """A style of line for each curve: a black and white print still tells them apart. Dots are left to theory."""
+
+MARKERS = "osD^vPX<>*phd"
+"""Where there are more curves than `MANY`, each has one here and there besides: 13 x 18 of them come before a pair does
+again."""
+MANY = 8
 
 INK, GREY, GRID = "#222222", "#777777", "#E4E4E4"
 OVERLAY_MARKERS = "osD^v<>P"

@@ -17,6 +17,7 @@ from compressors.compressor import (
     check_stack,
     empty,
     from_bytes,
+    joined,
     split,
     to_bytes,
     zeros,
@@ -88,6 +89,15 @@ def test_long_stacks_are_ordinary_tensors() -> None:
         assert made.dtype is dtype
         assert not made.any()
         assert empty((1, 1 << 23), like).is_contiguous()
+
+
+def test_joined_payloads_are_not_held_twice() -> None:
+    """Back to back in order, each taken out of the list; one alone is handed over as it is."""
+    payloads = [np.arange(n, dtype=np.uint8) for n in (2, 0, 3)]
+    assert joined(payloads).tolist() == [0, 1, 0, 1, 2]
+    assert payloads == []
+    alone = np.arange(4, dtype=np.uint8)
+    assert joined([alone]) is alone
 
 
 def test_payloads_are_split_as_their_sizes_say() -> None:

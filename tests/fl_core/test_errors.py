@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fl_core.errors import ExperimentError, FlspanError, InputError, UserCodeError, nearest
+from fl_core.experiment.schema import SourceFile
+from fl_core.plugins import user_module
 
 
 @pytest.mark.parametrize(
@@ -57,3 +61,28 @@ def test_a_syntax_error_has_its_line_too() -> None:
     except SyntaxError as error:
         found = UserCodeError.of(error, files=["my_algorithm.py"])
     assert (found.file, found.line) == ("my_algorithm.py", 1)
+
+
+def test_her_files_are_called_as_she_named_them(tmp_path: Path) -> None:
+    """Not by the path of a copy that is gone; and the innermost of them is named, listed or not."""
+    model = user_module(SourceFile.of("model", "net.py", "def forward(x):\n    return int(x)\n"), tmp_path)
+    method = user_module(SourceFile.of("algorithm", "mine.py", "def step(f):\n    return f('x')\n"), tmp_path)
+    try:
+        method.step(model.forward)
+    except ValueError as error:
+        found = UserCodeError.of(error, files=[str(method.__file__)])
+    assert (found.file, found.line) == ("net.py", 2)
+    assert 'File "mine.py", line 2, in step' in found.traceback_text
+    assert str(tmp_path) not in found.traceback_text
+    again = UserCodeError("x", file=str(model.__file__), line=3)  # as a worker's report has it
+    assert str(again) == "net.py:3: x"
+
+
+def test_an_error_whose_text_cannot_be_made() -> None:
+    """It is told by its type, and by why it has no text."""
+
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    assert str(UserCodeError.of(MuteError(), files=())) == "MuteError: its own text raises RuntimeError"

@@ -29,10 +29,10 @@ def drawn(estimator: Estimator, m: int, step: int, client: int = 3) -> list[int]
 @pytest.mark.parametrize(
     ("kind", "first", "second"),
     [
-        ("minibatch", [5, 9, 8], [0, 6, 7]),
-        ("nice", [4, 8, 0, 5], [0, 2, 4, 7]),
-        ("multi", [4, 0, 2, 3], [0, 1, 4, 2]),
-        ("uniform", [4], [0]),
+        ("minibatch", [4, 9, 6], [0, 8, 5]),
+        ("nice", [7, 2, 1, 9], [2, 9, 7, 6]),
+        ("multi", [9, 7, 2, 5], [9, 3, 2, 8]),
+        ("uniform", [7], [2]),
     ],
 )
 def test_the_samples_are_pinned(kind: str, first: list[int], second: list[int]) -> None:

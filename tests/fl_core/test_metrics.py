@@ -278,3 +278,25 @@ def test_small_types(experiment: MakeExperiment) -> None:
     assert all(type(value) is float for value in found.values())
     assert found["f"] == pytest.approx(expected["f"], rel=0.02)
     assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.05)
+
+
+@pytest.mark.parametrize("names", [("accuracy",), ("client_accuracy",)])
+def test_one_class_is_always_right(experiment: MakeExperiment, names: tuple[str, ...]) -> None:
+    """With cross entropy labels are classes, however many: with one there is no other answer."""
+    train = clients(labels(1))
+    p = problem(experiment, "cross_entropy", train, outputs=1, test=train[1])
+    found = evaluate(p, p.oracle("cpu"), p.x0, names)
+    assert found
+    assert set(found.values()) == {1.0}
+
+
+@pytest.mark.parametrize(("loss", "targets", "outputs"), [("cross_entropy", labels(7), 7), ("logistic", signs, 1)])
+def test_nan_is_no_right_answer(
+    experiment: MakeExperiment, loss: str, targets: Callable[[int, torch.Generator], Tensor], outputs: int
+) -> None:
+    """A model that gives NaN has no accuracy, on the test set or at a client."""
+    train = clients(targets)
+    p = problem(experiment, loss, train, outputs=outputs, test=train[1])
+    found = evaluate(p, p.oracle("cpu"), p.x0 * torch.nan, ("accuracy", "accuracy_top5", "client_accuracy"))
+    assert "accuracy" in found
+    assert set(found.values()) == {0.0}

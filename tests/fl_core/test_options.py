@@ -65,7 +65,7 @@ def test_what_fits_is_kept_as_it_is_asked_for(value: object, annotation: Any, re
         (-1, NonNegative, "must be a number of at least 0, not -1"),
         (2, Probability, "must be a number of at least 0 and at most 1, not 2"),
         ("ten %", Count | Percentage, 'must be an integer of at least 1 or a percentage like "10%", not "ten %"'),
-        ([1, "a"], Sequence[int], 'must be a list, not [1, "a"]'),
+        ([1, "a"], Sequence[int], 'item 2 of the list must be an integer, not "a"'),
         ([1], dict[str, int], "must be a table, not [1]"),
         (True, Literal[1, 2], "must be 1 or 2, not true"),
         ("x" * 100, int, f'must be an integer, not "{"x" * 56}...'),
@@ -87,7 +87,8 @@ def test_no_value_breaks_the_check(value: object) -> None:
             fitted(value, annotation)
         except MismatchError as error:
             refusals.append(str(error))
-        assert all(text.startswith(f"must be {words(annotation)}, not ") for text in refusals)
+            begins = ("must be a list of ", "item ") if isinstance(value, list) else ()
+            assert all(text.startswith((f"must be {words(annotation)}, not ", *begins)) for text in refusals)
 
 
 @dataclass(frozen=True)
@@ -137,3 +138,24 @@ def test_options_are_checked(given_options: dict[str, Any], text: str) -> None:
     with pytest.raises(ExperimentError) as caught:
         check_options(given_options, known, path="data.partition", owner="dirichlet")
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "expected"),
+    [
+        ([1, "x"], tuple[int, ...], 'item 2 of the list must be an integer, not "x"'),
+        ([1], tuple[int, int], "must be a list of 2 values, not [1]"),
+        (["zzz"], list[Literal["a", "b"]], '"zzz" is none of them: a, b'),
+        (3, int | list[str], None),
+        (3, list[Count] | None, "must be a list, not 3; write [3]"),
+        ("x", list[int], 'must be a list, not "x"'),
+    ],
+)
+def test_a_wrong_item_of_a_list_is_named(value: Any, annotation: Any, expected: str | None) -> None:
+    """Not the whole list, which is one."""
+    if expected is None:
+        assert fitted(value, annotation) == value
+        return
+    with pytest.raises(MismatchError) as caught:
+        fitted(value, annotation)
+    assert str(caught.value) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,11 @@ def test_a_user_s_worker_folder_in_the_way_is_named(tmp_path: Path) -> None:
         "rename it, or start from another folder"
     )
     assert issubclass(PlugInError, InputError)
+
+
+def test_a_file_that_leaves_the_interpreter(tmp_path: Path) -> None:
+    """sys.exit() while it is imported is an error of the file, with its line."""
+    text = "import sys\nsys.exit(3)\n"
+    source = SourceFile("algorithm", "leaves.py", hashlib.sha256(text.encode()).hexdigest(), text)
+    with pytest.raises(UserCodeError, match=r"leaves\.py:2: SystemExit: 3"):
+        plugins.user_module(source, tmp_path)

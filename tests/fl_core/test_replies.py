@@ -148,8 +148,8 @@ def test_integers_are_summed_exactly() -> None:
 
 def test_booleans_are_counted() -> None:
     """The sum of a coin is how often it was heads."""
-    fields = {"coin": torch.tensor([True, True, False])}
-    assert Replies([CohortReplies((0, 1, 2), (1, 1, 1), fields)], torch.zeros(D), Reply).sum("coin").item() == 2
+    fields = {"count": torch.tensor([True, True, False])}
+    assert Replies([CohortReplies((0, 1, 2), (1, 1, 1), fields)], torch.zeros(D), Reply).sum("count").item() == 2
 
 
 def test_one_weight_a_client() -> None:
@@ -206,3 +206,10 @@ def test_rows_that_are_one_row_are_added_in_order() -> None:
         expected = expected + row
     total = FieldSums.of_rows(row.expand(40, 3), (1,) * 40, ("one",)).totals["one"]
     assert total.numpy().tobytes() == expected.numpy().tobytes()
+
+
+def test_cohorts_of_other_shapes_are_named() -> None:
+    """The field is named where clients of two cohorts sent different shapes."""
+    cohorts = [CohortReplies((k,), (1,), {"delta": torch.zeros(1, D + k)}) for k in range(2)]
+    with pytest.raises(ValueError, match=rf"^Reply\.delta: the clients of a round must send .*\[{D}\] and \[{D + 1}\]"):
+        Replies(cohorts, torch.zeros(D), Reply).mean("delta")

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from fl_core.sampling import cohort_size, cut, sample_clients
+from fl_core.sampling import Sampler, cohort_size, cut, sample_clients
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,15 @@ def test_participants_ascend_and_differ(kind: str) -> None:
         sampled = sample_clients(kind, 10, 4, 3, t)
         assert list(sampled) == sorted(set(sampled))
         assert all(type(i) is int and 0 <= i < 10 for i in sampled)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "poisson", "full"])
+@pytest.mark.parametrize(("n", "per_round"), [(20, 5), (5, 5), (3000, 2500)])
+def test_rounds_sampled_ahead_are_the_rounds(kind: str, n: int, per_round: int) -> None:
+    """In order, again, backwards, after a jump (a resume) and beyond the last: the same as each by itself."""
+    sampler = Sampler(kind, n, per_round, 7, rounds=40)
+    for t in [*range(1, 42), 41, 40, 3, 2, 2, 30, 31, 100]:
+        assert sampler.sample(t) == sample_clients(kind, n, per_round, 7, t)
 
 
 def frequencies(kind: str, n: int, per_round: int, rounds: int) -> Counter[int]:

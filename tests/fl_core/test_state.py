@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fl_core.algorithm import Algorithm
 from fl_core.errors import PlugInError
 from fl_core.state import (
     State,
@@ -199,3 +200,46 @@ def test_a_memory_of_another_kind_is_refused(name: str, value: Any, said: str) -
     setattr(memory, name, value)
     with pytest.raises(PlugInError, match=rf"Mine\.Memory\.{said}"):
         settled(memory, start(), "Mine")
+
+
+class Declared(Algorithm):
+    """A method whose Memory is written without its base."""
+
+    class Memory:
+        """One field."""
+
+        momentum: Tensor = zeros()
+
+    class Reply(State):
+        """Two that must be given."""
+
+        delta: Tensor
+        e: float
+
+
+def test_only_declared_fields_can_be_assigned() -> None:
+    """A field that nobody would keep is refused where it is assigned, with the nearest; so for every record."""
+    memory: Any = initial(Declared.Memory, "Declared", 2, torch.float32)  # type: ignore[type-var]
+    memory.momentum = torch.ones(2)
+    with pytest.raises(AttributeError, match=r'^Declared\.Memory has no field "momentun"; did you mean "momentum"\?'):
+        memory.momentun = torch.ones(2)
+    with pytest.raises(AttributeError, match=r'^State has no field "x" \(it declares none\)$'):
+        State().x = 1  # type: ignore[attr-defined]
+
+
+def test_a_record_says_what_it_was_made_without() -> None:
+    """And which of the names it was given are none."""
+    with pytest.raises(TypeError, match=r"^Declared\.Reply was made without e; write Declared\.Reply\(delta=…, e=…\)$"):
+        Declared.Reply(delta=torch.ones(2))  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r'^Declared\.Reply has no field "detla"; did you mean "delta"\?'):
+        Declared.Reply(detla=torch.ones(2), e=1.0)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("value", "said"), [(None, "None"), ("much", "'much'")])
+def test_a_memory_field_must_be_a_number_or_a_tensor(value: Any, said: str) -> None:
+    """Anything else is named, with the class and the field."""
+    memory: Any = initial(Declared.Memory, "Declared", 2, torch.float32)  # type: ignore[type-var]
+    start: Any = initial(Declared.Memory, "Declared", 2, torch.float32)  # type: ignore[type-var]
+    memory.momentum = value
+    with pytest.raises(PlugInError, match=rf"^Declared\.Memory\.momentum starts as .* and was given {said};"):
+        settled(memory, start, "Declared")

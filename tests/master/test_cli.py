@@ -80,6 +80,7 @@ def test_a_missing_file_names_the_nearest(experiment: Path) -> None:
 
 def test_a_missing_data_set_says_what_to_put_where(experiment: Path) -> None:
     """The files, the folders that were looked in, the option that adds one."""
+    (experiment.parent / "data").mkdir()
     options = ("--set", "data={name='libsvm', path='mushrooms'}", "--data-root", str(experiment.parent / "data"))
     line = refused_last(flmaster(experiment, "--devices", "cpu", *options))
     assert "mushrooms" in line
@@ -101,6 +102,40 @@ def test_a_missing_data_set_says_what_to_put_where(experiment: Path) -> None:
 def test_a_cluster_that_cannot_be_is_refused(experiment: Path, options: tuple[str, ...], expected: str) -> None:
     """Instead of a run that waits for ever, or an error in the middle of it."""
     assert expected in refused_last(flmaster(experiment, *options))
+
+
+def test_a_runs_folder_that_cannot_be_written_is_named(experiment: Path) -> None:
+    """What it is, which path, why, and the option that names another; before anything else is said."""
+    (experiment.parent / "file").write_text("x", encoding="utf-8")
+    runs = experiment.parent / "file" / "runs"
+    expected = f"flmaster: the runs folder {runs} cannot be written: it, or what it should lie in, is no folder; "
+    assert refused(flmaster(experiment, "--runs-dir", str(runs))) == expected + "name another with --runs-dir"
+
+
+def test_why_clients_are_not_fused_is_said_once(experiment: Path) -> None:
+    """In a line of the run's log, and in no line of Python's logging beside it."""
+    hers = "from algorithms.fedavg import FedAvg\n\nclass Hers(FedAvg):\n    def local_gradient(self, client, x, s):\n"
+    hers += "        return client.gradient(x) if client.id else -client.gradient(x)\n"
+    (experiment.parent / "hers.py").write_text(hers, encoding="utf-8")
+    arguments = ["--no-dashboard", "--runs-dir", str(experiment.parent / "runs"), "--devices", "cpu", str(experiment)]
+    # "always": whether it would pay is not asked first; enough cohorts for the strikes of two threads.
+    sets = ["algorithm.name=hers.py", "rounds=5", "clients.total=16", "execution={fuse='always', cohort=8}"]
+    command = [sys.executable, "-m", "master.cli", *arguments, *(part for each in sets for part in ("--set", each))]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+    assert "clients run one by one: it asks for client.id" in done.stdout
+    assert (done.stdout + done.stderr).count("one by one") == 1
+
+
+def test_a_data_root_that_is_not_there_is_refused(experiment: Path) -> None:
+    """Rather than looked over."""
+    line = refused(flmaster(experiment, "--data-root", "/nowhere"))
+    assert line.startswith("flmaster: --data-root /nowhere does not exist: ")
+
+
+def test_what_is_wrong_in_the_only_run_is_all_that_is_said(experiment: Path) -> None:
+    """No worker joins before it."""
+    line = refused(flmaster(experiment, "--set", "data={name='libsvm', path='mushrooms'}", "--devices", "cpu"))
+    assert "mushrooms" in line
 
 
 def refused_last(result: Result) -> str:

@@ -17,7 +17,7 @@ from master import events
 from master.checkpoint import Checkpoint, latest
 from master.cluster import Cluster
 from master.local_executor import LocalExecutor
-from master.one_run import _check_device
+from master.one_run import check_device
 from master.outcome import Outcome
 from master.round_loop import MEMORIES, RoundLoop
 from tests.conftest import small_experiment
@@ -80,6 +80,7 @@ async def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path, memory: st
 def test_device_is_refused_where_clients_run_elsewhere(tmp_path: Path, options: dict[str, Any]) -> None:
     """What it would mean for workers is said, not guessed."""
     here = replace(master_options(tmp_path), devices="cpu")
-    _check_device(here)
+    asked = small_experiment(clients={"total": 4, "client_memory": "device"})
+    check_device(asked, here)
     with pytest.raises(ExperimentError, match=r"^\[clients\] client_memory: "):
-        _check_device(replace(here, **options))
+        check_device(asked, replace(here, **options))

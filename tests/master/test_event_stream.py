@@ -146,3 +146,30 @@ async def test_what_waits_is_for_those_who_were_there() -> None:
     assert early.heard == [round_starts(1), round_starts(2)]
     assert late.heard == [round_starts(2)]
     assert (early.closed, late.closed) == (1, 1)
+
+
+async def test_what_was_heard_together_is_written_together() -> None:
+    """A writer flushes once all events of the moment are told; one whose disk is full then is dropped as any other."""
+    pages: list[list[Event]] = []
+
+    class Writer(Listener):
+        def flush(self) -> None:
+            pages.append(self.heard.copy())
+            if len(pages) == 2:
+                raise OSError("disk full")
+
+    writer, last = Writer(), Listener()
+    stream = EventStream(lambda: 9.0, wait_s=1e6)
+    stream.subscribe(writer)
+    stream.subscribe(last)
+    pages.clear()
+    sent = [round_starts(number) for number in range(1, 5)]
+    for event in sent[:3]:
+        stream.emit(event)
+    stream.flush()
+    assert pages == [sent[:3]]
+    stream.emit(sent[3])
+    stream.flush()
+    text = "Writer failed and is left out from here on: OSError: disk full"
+    assert last.heard == [*sent, Warned(time_s=9.0, text=text)]
+    assert not stream.hears(writer)

@@ -12,6 +12,7 @@ import pytest
 
 from fl_core.experiment.schema import Experiment
 from master.daemon import Master
+from master.one_run import folder_of
 from master.options import MasterOptions
 from master.runs import RunLock
 from protocol.errors import InputError
@@ -119,16 +120,34 @@ async def test_the_same_experiment_twice_runs_once(tmp_path: Path) -> None:
     assert len(runs["fedavg"].events("RunStarted")) == 1
 
 
-async def test_a_run_that_cannot_begin_stops_the_others(tmp_path: Path) -> None:
-    """The error is the caller's; what was under way is saved and no other run begins."""
-    taken, endless = small_experiment(label="taken"), small_experiment(label="endless", rounds=10**6)
-    master = Master(options(tmp_path, 2), io.StringIO())
+async def test_a_run_that_cannot_begin_fails_alone(tmp_path: Path) -> None:
+    """One whose theorem refuses its setting, one whose folder is taken: each is told and recorded, the others run."""
+    taken, good = small_experiment(label="taken"), small_experiment(label="good", rounds=50)
+    theory = {"server": {"optimizer": {"name": "sgd", "lr": "theory"}}}
+    impossible = small_experiment(label="impossible", algorithm={"name": "fednova"}, **theory)
     folder = tmp_path / "small" / f"taken-s0-{taken.digest()}"
     folder.mkdir(parents=True)
-    with RunLock(folder), pytest.raises(InputError, match="another flmaster is writing"):
-        await master.run([endless, taken, small_experiment(label="late", seed=3)])
-    assert Finished.all_in(tmp_path)["endless"].summary["reason"] == "stopped"
-    assert not list(tmp_path.glob("small/late*"))
+    said = io.StringIO()
+    with RunLock(folder):
+        code = await Master(options(tmp_path, 1), said).run([taken, impossible, good])
+    assert code == 1
+    assert [line.split(":")[0] for line in said.getvalue().splitlines() if " failed: " in line] == [
+        f"run {folder.name} failed",
+        f"run {folder_of(impossible, tmp_path).path.name} failed",
+    ]
+    assert folder_of(good, tmp_path).status() == "finished"
+    summary = folder_of(impossible, tmp_path).summary()
+    assert summary is not None
+    assert summary["reason"] == "failed"
+    assert "no theorem is known here" in summary["error"]
+    assert summary["error"] in folder_of(impossible, tmp_path).log.read_text()
+
+
+async def test_where_no_run_can_begin_the_error_is_the_callers(tmp_path: Path) -> None:
+    """So that a start in which nothing has run ends as an input error does."""
+    runs = [small_experiment(seed=s, server={"optimizer": {"name": "adam", "lr": "theory"}}) for s in (1, 2)]
+    with pytest.raises(InputError, match='plain "sgd" on the server'):
+        await Master(options(tmp_path, 2), io.StringIO()).run(runs)
 
 
 async def test_a_run_that_fails_costs_the_exit_code_only(tmp_path: Path) -> None:
@@ -139,6 +158,32 @@ async def test_a_run_that_fails_costs_the_exit_code_only(tmp_path: Path) -> None
     assert await master.run([hers, msgspec.structs.replace(small_experiment(rounds=50), label="good")]) == 1
     reasons = {label: run.summary["reason"] for label, run in Finished.all_in(tmp_path).items()}
     assert reasons == {"good": "finished", "hers": "failed"}
+
+
+async def test_a_traceback_is_in_the_log_file_alone(tmp_path: Path) -> None:
+    """The terminal has her line and message and where the rest is; what was measured is a line of its own."""
+    source = {"role": "algorithm", "name": "hers.py", "text": HERS, "sha256": _sha256(HERS)}
+    hers = small_experiment(algorithm={"name": "hers.py"}, sources=[source])
+    said = io.StringIO()
+    assert await Master(options(tmp_path, 1), said).run([hers]) == 1
+    folder = folder_of(hers, tmp_path)
+    failed, measured = said.getvalue().splitlines()[-2:]
+    assert failed.startswith(f"run {folder.path.name} failed: ")
+    assert "hers.py:6: ArithmeticError: as she wrote it" in failed
+    assert failed.endswith(f"(traceback in {folder.log})")
+    assert measured.startswith(f"run {folder.path.name} measured last  ")
+    assert "Traceback" in folder.log.read_text()
+    assert 'raise ArithmeticError("as she wrote it")' in folder.log.read_text()
+
+
+async def test_a_log_without_room_costs_the_exit_code_alone(tmp_path: Path) -> None:
+    """The rounds are done and saved; 3 says that something is not."""
+    experiment = small_experiment()
+    folder = folder_of(experiment, tmp_path)
+    folder.path.mkdir(parents=True)
+    folder.log.symlink_to("/dev/full")
+    assert await Master(options(tmp_path, 1), io.StringIO()).run([experiment]) == 3
+    assert folder.status() == "finished"
 
 
 HERS = """

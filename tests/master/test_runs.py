@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from master.runs import RunFolder, environment, git_state, run_name, slug, write_whole
-from protocol.errors import InputError
+from master.runs import RunFolder, environment, git_state, run_name, slug, write_whole, writing_runs
+from protocol.errors import InputError, RunError
 
 TOML = 'name = "digits"\n'
 
@@ -126,3 +126,10 @@ def test_git_state_names_the_commit_and_changes(tmp_path: Path) -> None:
     assert clean["changed"] is False
     (tmp_path / "f").write_text("2")
     assert git_state(tmp_path) == {"commit": clean["commit"], "changed": True}
+
+
+def test_a_full_disk_is_told_as_one() -> None:
+    """The folder, why, and what to do; `/dev/full` is a full disk."""
+    expected = r"the runs folder r .*cannot be written: the disk is full; make room there, or"
+    with pytest.raises(RunError, match=expected), writing_runs(Path("r")):
+        Path("/dev/full").write_bytes(b"x")

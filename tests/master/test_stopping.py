@@ -31,3 +31,10 @@ def test_nan_is_named_and_infinity_is_a_number() -> None:
     """The first that is NaN, with its round."""
     assert divergence(7, {"f": math.inf, "accuracy": 0.1}) == ""
     assert divergence(7, {"f": math.inf, "grad_norm": math.nan}).startswith("round 7: grad_norm is NaN")
+
+
+def test_nan_at_the_start_is_the_data_s_or_the_model_s() -> None:
+    """Before any step no step size can be at fault."""
+    text = divergence(0, {"loss": math.nan})
+    assert text.startswith("round 0: loss is NaN at the starting point, before any step: the data or the model")
+    assert "step size" not in text

@@ -229,3 +229,22 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         read_subject("scafold")
     with pytest.raises(InputError, match='did you mean "resumes"'):
         list(check_algorithm(read_subject("dcgd"), ["resume"]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "outcome", "told"),
+    [
+        ("return 0.05 * (server.state.h + replies.mean('m'))", "ok", "slowly, by a factor of"),
+        ("return 0 * replies.mean('m')", "failed", "it gets nowhere"),
+        ("return -(server.state.h + replies.mean('m'))", "failed", "it diverges"),
+    ],
+)
+def test_slow_is_no_fault(tmp_path: Path, gradient: str, outcome: str, told: str) -> None:
+    """Speed is told; what fails is divergence, or no decrease at all."""
+    file = tmp_path / "mine.py"
+    file.write_text(HEAD.format(**RIGHT | {"gradient": gradient}), encoding="utf-8")
+    subject = read_subject(str(file))
+    assert isinstance(subject, AlgorithmSubject)
+    *_, found = check_algorithm(subject, ("converges",))
+    assert found.outcome == outcome, found
+    assert told in found.text

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from fl_core.errors import UserCodeError
 from fl_core.execution import choice
+from fl_core.execution.audit import difference_of
 from fl_core.execution.choice import ChosenRunner, Fusing
 from fl_core.execution.cohort import CohortResult, CohortWork
-from fl_core.server import Round
+from fl_core.execution.fused import FusedRunner
+from fl_core.server import Broadcast, Round
 from fl_core.session import Session
 
 METHOD = """
@@ -42,6 +46,11 @@ FALLBACKS = {
         "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n"
         "        return g / g.norm() if g.norm() > 1e-3 else g",
         "__bool__",
+    ),
+    "an operation that fails for many": (
+        "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n"
+        "        return torch.fft.irfft(torch.fft.rfft(g), n=len(g))",
+        '"fft_rfft" cannot be done for many clients at once (',
     ),
     "item": (
         "def local_gradient(self, client, x, s):\n        g = client.gradient(x)\n        return g * g.norm().item()",
@@ -105,20 +114,20 @@ class Both:
 
     def __call__(self, round: Round, work: CohortWork) -> CohortResult:
         found = self.chosen.run(round.broadcast, work)
-        self.differences.append(choice.difference_of(self.loop.runner.run(round.broadcast, work), found))
+        self.differences.append(difference_of(self.loop.runner.run(round.broadcast, work), found))
         return found
 
 
 @pytest.fixture
 def mine(session: Callable[..., Session], loop: Any) -> Callable[..., Any]:
-    """The round loop of a method with this body, on 8 clients in one cohort, with the choice in it."""
+    """The round loop of a method with this body, on so many clients in one cohort, with the choice in it."""
 
-    def make(body: str, fuse: choice.Fuse = "always", decided: choice.Decision | None = None) -> Any:
+    def make(body: str, fuse: choice.Fuse = "always", decided: choice.Decision | None = None, clients: int = 8) -> Any:
         made = session(
             {("algorithm", "mine.py"): METHOD.format(body=body)},
             algorithm={"name": "mine.py"},
-            clients={"total": 8},
-            execution={"cohort": 8},
+            clients={"total": clients},
+            execution={"cohort": clients},
         )
         rounds = loop(made)
         rounds.execute = Both(rounds, fuse, decided)
@@ -201,12 +210,42 @@ def test_small_cohorts_run_client_by_client(session: Any, loop: Any, monkeypatch
 
 
 def test_audits_are_rare_once_one_has_passed() -> None:
-    """The 1st cohort, every one until it has passed, then the 10th, the 100th, …"""
+    """The 1st cohort whole, and every one until it has passed; then a few clients of the 10th, the 100th, …"""
     fusing = Fusing("always")
-    assert [fusing.audit_is_due() for _ in range(3)] == [True] * 3
+    assert [fusing.due_audit(30) for _ in range(3)] == [slice(0, 30)] * 3
     fusing.passed()
-    due = [number for number in range(4, 1200) if fusing.audit_is_due()]
-    assert due == [10, 100, 1000]
+    found = {number: fusing.due_audit(30) for number in range(4, 1200)}
+    due = {number: rows for number, rows in found.items() if rows is not None}
+    assert list(due) == [10, 100, 1000]
+    assert all(rows.stop - rows.start == 16 for rows in due.values())
+
+
+LATE = """def local_gradient(self, client, x, s):
+        if client.round >= 10:
+            CALLS.append(1)
+        return client.gradient(x) * (1 + len(CALLS))"""
+
+
+def test_a_late_difference_is_found_and_not_used(mine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The 10th cohort is the first that goes wrong: it is seen, and run client by client from there on."""
+    rounds = mine(LATE, clients=40)
+    one_by_one, sizes = rounds.execute.chosen._sequential, []
+    run = one_by_one.run
+
+    def counted(broadcast: Broadcast, work: CohortWork) -> CohortResult:
+        sizes.append(len(work.clients))
+        found: CohortResult = run(broadcast, work)
+        return found
+
+    one_by_one.run = counted
+    rounds.run(9)
+    assert rounds.execute.fusing.reason is None
+    with caplog.at_level(logging.WARNING, "flspan.execution"):
+        rounds.run(1, first=10)
+    assert "fused, Reply.delta is not what it is client by client" in (rounds.execute.fusing.reason or "")
+    audited = sizes.index(16)
+    assert sizes[audited + 1] == 40  # what counts of that cohort
+    assert 16 not in sizes[:audited]
 
 
 def test_the_global_generator_is_left_alone(mine: Any, global_generator_untouched: None) -> None:
@@ -232,6 +271,43 @@ def test_a_decision_is_timed_once_and_handed_on(mine: Any, monkeypatch: pytest.M
         assert again.execute.differences == [None] * 2
         assert again.execute.fusing.decision() == {**decided, "fused": fused}
         assert (again.execute.fusing.reason is None) is fused
+
+
+class Crowded(FusedRunner):
+    """Runs fused while threads beside it keep the interpreter busy; `wall_s` is how long each cohort took so."""
+
+    wall_s: ClassVar[list[float]] = []
+
+    def run(self, broadcast: Broadcast, work: CohortWork) -> CohortResult:
+        over = threading.Event()
+
+        def be_busy() -> None:
+            while not over.is_set():
+                sum(range(1000))
+
+        crowd = [threading.Thread(target=be_busy) for _ in range(3)]
+        for thread in crowd:
+            thread.start()
+        started = time.perf_counter()
+        try:
+            return super().run(broadcast, work)
+        finally:
+            self.wall_s.append(time.perf_counter() - started)
+            over.set()
+            for thread in crowd:
+                thread.join()
+
+
+def test_a_busy_machine_does_not_decide(mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours make fused cohorts take longer than one by one takes alone: the choice is that of a quiet machine."""
+    Crowded.wall_s.clear()
+    monkeypatch.setattr(choice, "FusedRunner", Crowded)
+    rounds = mine(FUSED["norms and products"], "auto", clients=200)
+    rounds.run(1)
+    decided = rounds.execute.fusing.decision()
+    assert decided is not None
+    assert Crowded.wall_s[0] > decided["one_by_one_s"] > decided["fused_s"] > 0
+    assert decided["fused"]
 
 
 @pytest.mark.parametrize("slow", ["fused", "one by one"])

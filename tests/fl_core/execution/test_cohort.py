@@ -152,7 +152,8 @@ def test_decoding_gives_the_clients_own_values(session: MakeSession, loop: MakeL
 @pytest.mark.parametrize("cuts", [((0, 1, 2, 3, 4),), ((0,), (1,), (2,), (3,), (4,)), ((3, 4), (0, 1, 2))])
 def test_a_client_s_work_depends_on_nobody_else_s(session: MakeSession, cuts: tuple[tuple[int, ...], ...]) -> None:
     """However clients are grouped and ordered, each sends the same bytes: no trace of the one before."""
-    extra = "torch.nn.Sequential(torch.nn.Linear(d, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))"
+    normalised = "torch.nn.BatchNorm1d(4, track_running_stats=False)"
+    extra = f"torch.nn.Sequential(torch.nn.Linear(d, 4), {normalised}, torch.nn.Dropout(0.5))"
     forward = "return self.layer(x) + self.extra(x).sum(1, keepdim=True)"
     s = session(**net(forward, extra), uplink={"name": "natural"}, local={"steps": 2, "gradient": "full"})
     alone = {i: runner(s).run(broadcast(s), work(i)).coded["delta"].payload.tobytes() for i in range(5)}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import algorithms
-from fl_core.execution.choice import difference_of
+from fl_core.execution.audit import difference_of
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.execution.fused import CannotFuseError, FusedRunner
 from fl_core.execution.fused_batches import Batch

@@ -12,6 +12,7 @@ from fl_core import losses
 from fl_core.execution.fused_batches import Batch
 from fl_core.execution.fused_chain import Chain
 from fl_core.execution.fused_oracle import StackedOracle
+from fl_core.execution.kernels import same_bits
 from fl_core.oracle import Oracle
 from fl_core.regularizers import L2
 
@@ -57,6 +58,41 @@ def test_a_chain_has_the_bits_of_its_clients_alone(name: str, clients: int, dtyp
             assert torch.equal(g[row], expected)
             assert torch.equal(values[row], value)
             assert torch.equal(alone[row], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("outputs", [1, 2, 3, 7, 8, 10, 15, 16, 17, 33])
+def test_descent_is_that_of_each_client_alone(outputs: int, dtype: torch.dtype) -> None:
+    """Three steps from one point, in place from the second on: layers and biases of any size, values and all."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, outputs))
+    oracle = Oracle(model, losses.cross_entropy, None, dtype)
+    stacked = StackedOracle(oracle)
+    x0, clients, b, lr = torch.randn(oracle.d, dtype=dtype), 9, 6, 0.3
+    inputs = torch.randn(3, clients, b, 12, dtype=dtype)
+    labels = torch.randint(outputs, (3, clients, b))
+    x, out, costs = x0.expand(clients, -1), torch.empty(clients, oracle.d, dtype=dtype), []
+    for k in range(3):
+        batch = Batch(range(clients), b, (inputs[k], labels[k]), None)
+        assert stacked.can_descend(x, batch)
+        costs.append(stacked.descend(x, batch, lr, out))
+        x = out
+    values = stacked.means(torch.cat(costs)).view(3, clients)
+    oracle.gradient(x0, inputs[0, 0], labels[0, 0])  # now it knows that the model lets it descend
+    for row in range(clients):
+        alone = x0.clone()
+        assert oracle.can_descend(alone)
+        for k in range(3):
+            _, value = oracle.descend(alone, inputs[k, row], labels[k, row], lr)
+            assert same_bits(values[k, row], value)
+        assert same_bits(x[row], alone)
+
+
+def test_a_regulariser_goes_the_other_way() -> None:
+    """Its gradient is added to the whole of ∇: no descent in pieces."""
+    oracle = Oracle(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), losses.cross_entropy, L2(0.1), torch.float32)
+    batch = Batch(range(8), 4, (torch.randn(8, 4, 12), torch.randint(3, (8, 4))), None)
+    assert not StackedOracle(oracle).can_descend(torch.randn(8, oracle.d), batch)
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:

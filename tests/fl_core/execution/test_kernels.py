@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from fl_core.execution.kernels import CrossEntropy, Linear, each_client, linear_plan, same_bits
+from fl_core.execution.kernels import CrossEntropy, Linear, each_client, linear_plan, mean_losses, same_bits, step_down
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,6 +46,37 @@ def test_linear(
         assert same_bits(y[row].detach(), expected.detach())
         for ours, theirs in zip(grads, torch.autograd.grad(expected, alone, g[row]), strict=True):
             assert same_bits(ours[row], theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n", [*range(1, 34), 47, 120, 784])
+def test_a_step_of_columns_is_one_of_whole_vectors(n: int, dtype: torch.dtype) -> None:
+    """From one point or from many, in place or not, columns of any number: the bits of a vector added in one piece."""
+    source = torch.Generator().manual_seed(n)
+    wide, g = torch.randn(50, n + 5, dtype=dtype, generator=source), torch.randn(50, n, dtype=dtype, generator=source)
+    for x in (wide[:, 3 : 3 + n], wide[:1, 3 : 3 + n].expand(50, n)):
+        expected = torch.stack([row.clone().add_(step, alpha=-0.3) for row, step in zip(x, g, strict=True)])
+        into = torch.zeros(50, n + 9, dtype=dtype)
+        step_down(x, g, 0.3, into[:, 2 : 2 + n])
+        assert same_bits(into[:, 2 : 2 + n], expected)
+        assert not into[:, :2].any()
+        assert not into[:, 2 + n :].any()
+    x = wide[:, 3 : 3 + n]
+    expected = torch.stack([row.clone().add_(step, alpha=-0.3) for row, step in zip(x, g, strict=True)])
+    step_down(x, g, 0.3, x)
+    assert same_bits(x, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("b", [1, 2, 16, 17, 20, 33, 60])
+def test_the_mean_of_costs_is_that_of_torch(b: int, dtype: torch.dtype) -> None:
+    """Of the logs alone, of 30 clients at once."""
+    source = torch.Generator().manual_seed(b)
+    logs = torch.log_softmax(torch.randn(30, b, 10, dtype=dtype, generator=source), -1)
+    labels = torch.randint(10, (30, b), generator=source)
+    values = mean_losses(-logs.gather(2, labels.unsqueeze(2)).squeeze(2))
+    for row in range(30):
+        assert same_bits(values[row], functional.nll_loss(logs[row], labels[row]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

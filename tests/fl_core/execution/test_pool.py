@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import CancelledError
 
@@ -100,6 +102,45 @@ def test_closing_waits_for_what_runs_and_drops_what_waits() -> None:
     go.set()
     closing.join(30)
     assert running.result(0) == "done"
+
+
+def test_jobs_may_do_without_a_future() -> None:
+    """They run in turn with the others; one that waits when the pool closes is dropped, and no more are taken."""
+    pool = DevicePool([CPU], 1)
+    started, go = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def hold(slot: Slot) -> None:
+        started.set()
+        go.wait(30)
+        ran.append("first")
+
+    pool.start(hold)
+    pool.start(lambda slot: ran.append("dropped"))
+    last = pool.submit(lambda slot: 7)
+    assert started.wait(30)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    with pytest.raises(CancelledError):
+        last.result(30)
+    go.set()
+    closing.join(30)
+    assert ran == ["first"]
+    with pytest.raises(RuntimeError, match="the pool is closed"):
+        pool.start(hold)
+
+
+def test_a_pool_that_nobody_closes_does_not_keep_the_program() -> None:
+    """A script that forgets it ends, after what runs, with the exit code that it would have."""
+    script = (
+        "import torch\nfrom fl_core.execution.pool import DevicePool\n"
+        "pool = DevicePool([torch.device('cpu')], 2)\n"
+        "print(pool.submit(lambda slot: 7).result(30))\n"
+        "pool.submit(lambda slot: print(int(sum(torch.ones(9) @ torch.ones(9) for _ in range(9999)))))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.split() == ["7", str(9 * 9999)]
+    assert ended.stderr == ""
 
 
 def test_a_slot_on_the_cpu_needs_no_stream() -> None:

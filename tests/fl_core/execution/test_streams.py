@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fl_core.estimators import Estimator
-from fl_core.execution.streams import KeyedGenerators, permute, seeds_of
+from fl_core.execution.streams import KeyedGenerators, seeds_of
 from fl_core.randomness import generator, seed_of
 
 
@@ -14,16 +13,6 @@ def test_seeds_are_those_of_each_key() -> None:
     clients = [0, 7, 123_456_789]
     for purpose in ((), ("torch",), ("compress", 3), ("epoch", 0)):
         assert seeds_of(5, 2, clients, *purpose) == [seed_of(5, 2, i, *purpose) for i in clients]
-
-
-def test_permutations_are_those_of_the_estimator() -> None:
-    """One generator, seeded again for each client, draws what a generator of its own does."""
-    estimator = Estimator("minibatch", 4, None, 1, None)
-    sizes = [1, 9, 60]
-    rows = list(torch.split(torch.empty(sum(sizes), dtype=torch.int64), sizes))
-    permute(rows, seeds_of(5, 2, [3, 4, 5], "epoch", 1))
-    for i, row in zip((3, 4, 5), rows, strict=True):
-        assert torch.equal(row, estimator.order(len(row), (5, 2, i), 1))
 
 
 def test_generators_are_made_when_asked_for_and_then_kept() -> None:

@@ -118,6 +118,16 @@ ErrorOf = Callable[..., str]
             "t.toml:3: [stop] grad_norm: is not evaluated, so it would never stop the run; "
             "add it to [evaluate] metrics",
         ),
+        (
+            "rounds = 3",
+            'rounds = 3\nevaluate.metrics = ["f", "acuracy"]',
+            't.toml:3: [evaluate] metrics: "acuracy" is none of them; did you mean "accuracy"?',
+        ),
+        (
+            "rounds = 3",
+            'rounds = 3\nevaluate.metrics = "f"',
+            't.toml:3: [evaluate] metrics: must be a list, not "f"; write ["f"]',
+        ),
         ("rounds = 3", "rounds = 3\nevaluate = 3", "t.toml:3: evaluate: must be a table, not 3"),
         ("rounds = 3", "rounds = 3\nuplink = 3", "t.toml:3: uplink: must be a table with a name, not 3"),
         ("rounds = 3", "rounds = 3\nuplink = { k = 3 }", "t.toml:3: [uplink] name: missing: the table needs a name"),
@@ -146,6 +156,8 @@ def test_a_wrong_entry_is_one_exact_line(
         ("locl.epochs=1", '--set locl.epochs=1: locl: unknown key; did you mean "local"?'),
         ("local.optimizer.lr=-1", "--set local.optimizer.lr=-1: [local] optimizer.lr: "
          "must be a number greater than 0, not -1"),
+        ("data.name=nan", '--set data.name=nan: [data] name: must be a string, not NaN; '
+         "quote it: --set \"data.name='nan'\""),
         ("clients.per_round=11", "--set clients.per_round=11: [clients] per_round: must be at most total = 10, not 11"),
     ],
 )  # fmt: skip
@@ -162,6 +174,15 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path, good: str, written
     written(tmp_path, good)
     with pytest.raises(ExperimentError, match=r'tt\.toml: there is no such experiment file; did you mean "t\.toml"\?'):
         read_experiments(tmp_path / "tt.toml")
+
+
+def test_a_folder_is_called_one(tmp_path: Path, good: str, written: Written) -> None:
+    """With the experiment files that lie in it."""
+    with pytest.raises(ExperimentError, match=r"is a folder; there is no \*\.toml in it"):
+        read_experiments(tmp_path)
+    written(tmp_path, good)
+    with pytest.raises(ExperimentError, match=r"is a folder; name a file in it: t\.toml$"):
+        read_experiments(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +207,13 @@ def test_a_wrong_compressor_inside_another(
 ) -> None:
     """Parts of a composition are checked as compressors are."""
     assert error_of(tmp_path, good, f"uplink={uplink}") == f"--set uplink={uplink}: {expected}"
+
+
+def test_a_method_without_sampling_is_refused_before_any_run(tmp_path: Path, good: str, error_of: ErrorOf) -> None:
+    """Also where it is one of many runs: on the line of its file, when that is read."""
+    assert error_of(tmp_path, good + '\n[sweep]\nalgorithm.name = ["fedavg", "gradskip"]\n') == (
+        "t.toml:13: [clients] per_round: gradskip needs all 10 clients in every round; leave per_round out"
+    )
 
 
 def test_an_error_in_a_variant_or_axis_is_placed_there(tmp_path: Path, good: str, error_of: ErrorOf) -> None:

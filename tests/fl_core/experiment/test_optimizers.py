@@ -51,7 +51,7 @@ def test_options_are_the_constructor_s_without_those_of_the_implementation() -> 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"lr": 0.1, "betas": [0.9]}, "[local] optimizer.betas: must be a list, not [0.9]"),
+        ({"lr": 0.1, "betas": [0.9]}, "[local] optimizer.betas: must be a list of 2 values, not [0.9]"),
         (
             {"lr": 0.1, "betas": [0.9, 2.0]},
             "[local] optimizer: torch refuses it: Invalid beta parameter at index 1: 2.0",

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fl_core.errors import ExperimentError
+from fl_core.errors import ExperimentError, PlugInError
 from fl_core.execution.choice import ChosenRunner, Fusing
-from fl_core.models.norm import AveragedBatchNorm, FrozenBatchNorm, layer_of
+from fl_core.models.norm import AveragedBatchNorm, FrozenBatchNorm, layer_of, refuse_running_statistics
 from fl_core.oracle import Oracle, flatten
 from fl_core.reference import run_reference
 from fl_core.session import Session
@@ -176,3 +176,43 @@ def test_averages_are_counted(opened: Callable[[str], Session], loop: Callable[.
         rounds.run(1)
         bits[bn] = rounds.metrics[0]["bits_up"]
     assert bits["average"] - bits["local"] == 6 * 2 * 4 * 32
+
+
+RUNNING = """
+from torch import nn
+
+def build(*, inputs, outputs, kept=True, frozen=False):
+    layer = nn.BatchNorm1d(5, track_running_stats=kept)
+    if frozen:
+        layer.train = lambda mode=True: nn.Module.train(layer, False)
+        layer.eval()
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs[0] * inputs[1] * inputs[2], 5), layer, nn.Linear(5, outputs))
+"""
+
+
+def running(session: Callable[..., Session], **options: bool) -> Session:
+    """A session on digits with a BatchNorm of the user's own."""
+    return session(
+        {("model", "net.py"): RUNNING},
+        data={"name": "digits", "partition": {"name": "iid"}},
+        model={"name": "net.py", "loss": "cross_entropy", **options},
+    )
+
+
+def test_running_statistics_are_refused_at_set_up(session: Callable[..., Session]) -> None:
+    """They would stay with each client: the layer is named, and what to write instead."""
+    with pytest.raises(PlugInError, match=r'^net\.py: the layer "2" is a BatchNorm1d .* track_running_stats=False'):
+        running(session)
+
+
+@pytest.mark.parametrize("options", [{"kept": False}, {"frozen": True}])
+def test_statistics_that_training_does_not_move_are_not_refused(
+    session: Callable[..., Session], options: dict[str, bool]
+) -> None:
+    """Those of the batch at hand, and a layer that stays in evaluation mode; the check leaves modes as they were."""
+    assert running(session, **options).problem.d > 0
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), FrozenBatchNorm(2)).train()).eval()
+    model[0].train()
+    before = [module.training for module in model.modules()]
+    refuse_running_statistics(model, "net.py")
+    assert [module.training for module in model.modules()] == before

@@ -12,9 +12,9 @@ import os
 import runpy
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from master.event_stream import EventStream
@@ -68,8 +68,8 @@ async def play(workers: int, how: str) -> None:
             if stopped.is_set():
                 break
             if isinstance(event, WorkerStatus) and event.last_heard_s is not None:
-                event = replace(event, last_heard_s=event.last_heard_s + shift_s)
-            stream.emit(replace(event, time_s=due_s))
+                event = msgspec.structs.replace(event, last_heard_s=event.last_heard_s + shift_s)
+            stream.emit(msgspec.structs.replace(event, time_s=due_s))
         if how == "broken":
             print(f"the run went on: {await asyncio.to_thread(sys.stdin.readline)}")
             return

@@ -81,7 +81,7 @@ def test_pause_stop_and_wait_are_shown_until_they_are_over(story: list[Event]) -
 def test_a_resumed_run_keeps_its_curves_without_what_comes_again(story: list[Event]) -> None:
     """An event file with two starts: rounds 1 to 8 stay, 9 to 12 will be measured again."""
     start = next(event for event in story if isinstance(event, RunStarted))
-    values = {name: getattr(start, name) for name in start.__dataclass_fields__}
+    values = {name: getattr(start, name) for name in start.__struct_fields__}
     run = folded(*story, RunStarted(**{**values, "first_round": 9})).current()
     assert run is not None
     assert run.finished_rounds == 8
@@ -92,7 +92,7 @@ def test_a_resumed_run_keeps_its_curves_without_what_comes_again(story: list[Eve
 def test_a_long_sweep_keeps_curves_of_the_last_run_only(story: list[Event]) -> None:
     """200 runs end: one has its series, all have their last numbers."""
     start = next(event for event in story if isinstance(event, RunStarted))
-    values = {name: getattr(start, name) for name in start.__dataclass_fields__}
+    values = {name: getattr(start, name) for name in start.__struct_fields__}
     state = State()
     for number in range(200):
         run = f"r{number}"

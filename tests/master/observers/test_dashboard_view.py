@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import json
@@ -10,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -158,7 +158,7 @@ FEW = {
     "round": st.integers(0, 3),
     "metrics": st.dictionaries(st.sampled_from(["f", "accuracy", "round_s", "bits_up"]), st.floats() | st.integers()),
 }
-made = [st.builds(kind, **{n: s for n, s in FEW.items() if n in kind.__dataclass_fields__}) for kind in KINDS.values()]
+made = [st.builds(kind, **{n: s for n, s in FEW.items() if n in kind.__struct_fields__}) for kind in KINDS.values()]
 event_lists = st.lists(st.one_of(made), max_size=30)
 
 
@@ -182,7 +182,7 @@ def under_way(story: list[Event], count: int) -> State:
             changed: dict[str, Any] = {"run": f"r{number}-s1-0"} if hasattr(event, "run") else {}
             if isinstance(event, RunStarted):
                 changed |= {"position": 2 + number, "label": f"method {number}", "algorithm": "method"}
-            state = fold(state, dataclasses.replace(event, **changed))
+            state = fold(state, msgspec.structs.replace(event, **changed))
     return state
 
 
@@ -228,7 +228,7 @@ def test_a_watched_run_cannot_be_stopped_from_here(story: list[Event]) -> None:
 def test_memory_of_gpus_has_a_column_where_there_are_some(story: list[Event]) -> None:
     """In place of less important ones; without a GPU there is no such column."""
     on_gpus = [
-        dataclasses.replace(event, gpu_memory_bytes=9_000_000_000) if isinstance(event, WorkerStatus) else event
+        msgspec.structs.replace(event, gpu_memory_bytes=9_000_000_000) if isinstance(event, WorkerStatus) else event
         for event in story
     ]
     assert any("memory gpu mem" in line for line in screen(folded(*on_gpus)))

@@ -36,12 +36,15 @@ def test_one_line_a_round_in_order_once_complete(tmp_path: Path) -> None:
     metrics = MetricsLog(path, "a")
     for event in (finished(1, evaluates=True), finished(2), finished(3, evaluates=True)):
         metrics.observe(event)
+    metrics.flush()
     assert read_metrics(path) == []
     metrics.observe(evaluated(1))
+    metrics.flush()
     assert read_metrics(path) == [{"round": 1, "clients": 1, "f": 0.5}, {"round": 2, "clients": 2}]
     assert metrics.last_round == 2
     assert metrics.offset_bytes == path.stat().st_size
     metrics.observe(RunFinished(time_s=3.0, run="a", reason="stopped", summary={}))
+    metrics.flush()
     assert read_metrics(path)[2:] == [{"round": 3, "clients": 3}]
 
 
@@ -49,6 +52,7 @@ def test_other_runs_are_not_mine(tmp_path: Path) -> None:
     """Two runs share the stream and not the file."""
     metrics = MetricsLog(tmp_path / "m", "b")
     metrics.observe(finished(1))
+    metrics.close()
     assert read_metrics(tmp_path / "m") == []
 
 

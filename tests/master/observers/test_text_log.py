@@ -38,6 +38,19 @@ def test_a_round_is_one_line_in_a_fixed_order() -> None:
     assert round_line(12, 100, metrics) == line
 
 
+def test_quantiles_over_clients_are_one_pair() -> None:
+    """Least, greatest and median; what only looks like one of them is as it is."""
+    quantiles = {"min": 0.12, "q10": 0.2, "q50": 0.4, "q90": 0.9, "max": 0.98}
+    metrics = {
+        "f": 0.5,
+        **{f"client_f_{name}": value for name, value in quantiles.items()},
+        "mine_min": 2,
+        "round_s": 1,
+    }
+    expected = "round 1/2  f 0.5  client_f 0.12…0.98 (median 0.4)  mine_min 2  round_s 1"
+    assert round_line(1, 2, metrics) == expected
+
+
 def test_evaluation_joins_its_round_and_order_is_kept() -> None:
     """Round 2 is done before round 1 is evaluated; still round 1 is written first, with its accuracy."""
     first = RoundFinished(time_s=1.0, run="a", round=1, metrics={"clients": 10}, evaluates=True)
@@ -56,7 +69,8 @@ def test_the_end_of_a_run_writes_what_still_waited() -> None:
     over = RunFinished(time_s=2.0, run="a", reason="failed", text="my.py:3: no", summary={"accuracy": 0.5})
     assert lines_of(started("a"), waiting, over)[1:] == [
         "round 1/3  clients 10",
-        "run a failed: my.py:3: no  accuracy 0.5",
+        "run a failed: my.py:3: no",
+        "run a measured last  accuracy 0.5",
     ]
 
 

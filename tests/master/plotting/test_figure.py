@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -167,6 +168,18 @@ def test_counts_have_their_unit_in_the_label_once() -> None:
     axes = drawn([Panel("bits_up", "f", [line("a", [3.0, 1.0], [0, 4e6])])]).axes[0]
     assert axes.get_xlabel() == "bits sent by clients (Mbit)"
     assert [tick.get_text() for tick in axes.get_xticklabels()][-3:-1] == ["3", "4"]
+
+
+def test_many_curves_differ_in_colour_and_in_marker() -> None:
+    """14 of them: 14 colours that can be told apart, and markers at places of their own; of 8, none."""
+    many = [line(f"c{k}", [1.0 + k * t for t in range(100)]) for k in range(14)]
+    lines = list(drawn([Panel("round", "f", many)]).axes[0].get_lines())
+    colours = [np.array(to_rgb(each.get_color())) for each in lines]
+    assert min(np.abs(a - b).max() for a, b in itertools.combinations(colours, 2)) > 0.1
+    assert len({(each.get_marker(), str(each.get_color())) for each in lines}) == 14
+    assert len({str(each.get_markevery()) for each in lines}) > 7
+    few = drawn([Panel("round", "f", many[:8])]).axes[0].get_lines()
+    assert {each.get_marker() for each in few} == {"None"}
 
 
 def test_an_overlay_takes_the_colour_of_the_curve_it_belongs_to() -> None:

@@ -1,0 +1,122 @@
+"""What the server side of a method returns is checked, with the method's class, the template method and the line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compressors.identity import Identity
+from fl_core import Algorithm, Message, State, zeros
+from fl_core.errors import UserCodeError
+from fl_core.experiment.schema import Experiment
+from fl_core.server import Server
+
+D = 6
+MakeExperiment = Callable[..., Experiment]
+
+
+@dataclass(frozen=True)
+class Method(Algorithm):
+    """FedAvg with a tensor and two numbers in its state."""
+
+    class ServerState(State):
+        """v [d], a counter, a coin."""
+
+        v: Tensor = zeros()
+        count: int = 0
+        rate: float = 0.1
+
+    class Reply(State):
+        """A delta."""
+
+        delta: Message
+
+    def server_gradient(self, server: Server, replies: Any) -> Tensor:
+        """Minus the mean."""
+        g: Tensor = -replies.mean("delta")
+        return g
+
+
+def faulty(**methods: Any) -> type[Method]:
+    """Method with these in place of its own."""
+    return dataclass(frozen=True)(type("Faulty", (Method,), methods))
+
+
+def finished(experiment: Experiment, kind: type[Method]) -> None:
+    """One round of the method, in which nobody takes part."""
+    server = Server(kind(), experiment, torch.zeros(D), Identity(), Identity())
+    server.begin_round(1)
+    server.finish_round([])
+
+
+def state(**changes: Any) -> Callable[..., Any]:
+    """A server_global_state that gives fields other values."""
+    return lambda self, server, replies, g: self.ServerState(**{"v": g, "count": 1, "rate": 0.1} | changes)
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        (
+            {"server_gradient": lambda *a: None},
+            r"Faulty\.server_gradient must return .* = \[6\], not None$",
+        ),
+        ({"server_gradient": lambda s, _, r: r.mean("delta")[:3]}, r"server_gradient must .* \[6\], not a .* \[3\]$"),
+        (
+            {"server_gradient": lambda s, _, r: r.mean("detla")},
+            r'Method\.Reply has no field "detla"; did you mean "delta"',
+        ),
+        ({"server_opt": lambda *a: 1.0}, r"Faulty\.server_opt must return a tensor \[d\] = \[6\], not 1\.0$"),
+        ({"client_state": lambda *a: None}, r"Faulty\.client_state must return self\.Broadcast\(\.\.\.\), not None$"),
+        (
+            {"server_global_state": lambda *a: None},
+            r"Faulty\.server_global_state must return self\.ServerState\(\.\.\.\), or server\.state .*, not None$",
+        ),
+        (
+            {"server_global_state": state(v=torch.ones(2))},
+            r"Faulty\.server_global_state gave Method\.ServerState\.v the value a torch\.float32 tensor \[2\]; "
+            r"it must be a torch\.float32 tensor \[6\], as it starts$",
+        ),
+        ({"server_global_state": state(v=torch.ones(D).double())}, r"ServerState\.v the value a torch\.float64 tensor"),
+        ({"server_global_state": state(count="one")}, r"ServerState\.count the value 'one'; it must be a number"),
+        (
+            {"initialize_server_state": lambda *a: 3},
+            r"Faulty\.initialize_server_state must return .* or None .*, not 3$",
+        ),
+        (
+            {"initialize_server_state": lambda self, x: self.ServerState(v=x[:2])},
+            r"Faulty\.initialize_server_state gave Method\.ServerState\.v the value a torch\.float32 tensor \[2\]",
+        ),
+    ],
+)
+def test_what_the_server_side_returns_is_checked(
+    experiment: MakeExperiment, methods: dict[str, Any], said: str
+) -> None:
+    """None, another type, shape or field: the method's class, the template method, what was expected, and the line."""
+    with pytest.raises(UserCodeError, match=said) as raised:
+        finished(experiment(model={"dtype": "float32"}), faulty(**methods))
+    if "detla" not in said:
+        assert raised.value.file == __file__
+        assert raised.value.line > 0
+
+
+def test_a_state_without_initial_values_stays_as_it_was_first(experiment: MakeExperiment) -> None:
+    """A field that only initialize_server_state makes must keep its shape too."""
+
+    class Grown(Method):
+        class ServerState(State):
+            v: Tensor
+            count: int = 0
+            rate: float = 0.1
+
+        def initialize_server_state(self, x: Tensor) -> Any:
+            return self.ServerState(v=torch.ones(2))
+
+    finished_with = {"server_global_state": state(v=torch.ones(3))}
+    with pytest.raises(UserCodeError, match=r"it must be a torch\.float32 tensor \[2\], as it starts$"):
+        finished(experiment(model={"dtype": "float32"}), type("Worse", (Grown,), finished_with))
