@@ -93,7 +93,8 @@ class Estimator:
 
     def order(self, m: int, key: tuple[int, int, int], epoch: int) -> Tensor:
         """In which order "minibatch" goes through the samples in an epoch: int64 `[m]`."""
-        return torch.from_numpy(self.orders(np.array([m]), np.array(key[2:]), key[:2], epoch))
+        starts = streams(np.array(key[2:]), *key[:2], "epoch", epoch)
+        return torch.from_numpy(permutations(starts, m)[0])
 
     def orders(self, m: Ints, clients: Ints, key: tuple[int, int], epoch: int) -> Ints:
         """The same of clients that have m `[n]` samples, one after the other: `[Σ m_i]`."""

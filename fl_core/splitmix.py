@@ -10,6 +10,8 @@ the number i + 1 of that one.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,18 +23,21 @@ Ints = npt.NDArray[np.int64]
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 """2^64 over the golden ratio, made odd: multiples of it are all different."""
 _FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_ALL = (1 << 64) - 1
 _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def streams(clients: Ints, seed: int, round: int, *purpose: Key) -> Words:
     """Where each client's stream for this purpose starts, `[n]`."""
-    head = seed_of(seed, round, *purpose)
+    head = _head(seed, round, *purpose)
+    if len(clients) == 1:  # in Python's own numbers: NumPy takes a microsecond an operation, however short
+        return np.array([_mixed_one((int(clients[0]) + 1) * int(_GAMMA) + head)], np.uint64)
     return _mixed((clients.astype(np.uint64) + np.uint64(1)) * _GAMMA + np.uint64(head))
 
 
 def numbers(starts: Words, count: int) -> Words:
     """The first `count` numbers of each stream, `[n, count]`, uniform on 0 … 2^64 - 1."""
-    return _mixed(starts[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GAMMA)
+    return _mixed(starts[:, None] + _steps(count))
 
 
 def picks(starts: Words, m: int, count: int) -> Ints:
@@ -71,10 +76,31 @@ def _sorted(words: Words, m: int) -> Ints:
     """
     mask = np.uint64((1 << (m - 1).bit_length()) - 1)
     words &= ~mask
-    words |= np.arange(m, dtype=np.uint64)
+    words |= _FIRST[:m] if m <= len(_FIRST) else np.arange(m, dtype=np.uint64)
     words.sort(1)
     words &= mask
     return words.view(np.int64)
+
+
+_FIRST = np.arange(4096, dtype=np.uint64)
+_FIRST_STEPS = (_FIRST + np.uint64(1)) * _GAMMA
+
+
+def _steps(count: int) -> Words:
+    """γ, 2γ, …: not to be written to."""
+    return _FIRST_STEPS[:count] if count <= len(_FIRST) else np.arange(1, count + 1, dtype=np.uint64) * _GAMMA
+
+
+_head = functools.lru_cache(maxsize=256, typed=True)(seed_of)
+"""Clients that run one by one ask for the same start of a purpose, one after the other."""
+
+
+def _mixed_one(z: int) -> int:
+    """`_mixed` of one number, modulo 2^64."""
+    z &= _ALL
+    z = (z ^ z >> 30) * int(_FACTORS[0]) & _ALL
+    z = (z ^ z >> 27) * int(_FACTORS[1]) & _ALL
+    return z ^ z >> 31
 
 
 def _mixed(z: Words) -> Words:
