@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
 
 from fl_core.metrics import evaluate
 from master import events
+from master.side_thread import SideThread
 from master.stopping import divergence, is_reached
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Evaluations:
         self._session = session
         self._emit = emit
         self._oracle: Oracle | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="evaluate")
+        self._thread = SideThread("evaluate")
 
     def is_due(self, number: int) -> bool:
         """Whether the model is measured after this round (0: before the first)."""
@@ -61,11 +61,11 @@ class Evaluations:
 
     def close(self) -> None:
         """End the thread; nothing is under way any more."""
-        self._thread.shutdown(wait=True)
+        self._thread.close()
 
     async def _measure(self, number: int, x: torch.Tensor) -> None:
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._evaluate, x)
+            found = await self._thread.call(self._evaluate, x)
         except Exception as error:  # a user's model may fail on the test set; the training goes on
             found = {}
             text = f"the evaluation after round {number} failed: {type(error).__name__}: {error}"

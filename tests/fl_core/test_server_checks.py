@@ -11,35 +11,13 @@ import torch
 from torch import Tensor
 
 from compressors.identity import Identity
-from fl_core import Algorithm, Message, State, zeros
+from fl_core import State
 from fl_core.errors import UserCodeError
 from fl_core.experiment.schema import Experiment
 from fl_core.server import Server
+from tests.fl_core.momentum import D, Method
 
-D = 6
 MakeExperiment = Callable[..., Experiment]
-
-
-@dataclass(frozen=True)
-class Method(Algorithm):
-    """FedAvg with a tensor and two numbers in its state."""
-
-    class ServerState(State):
-        """v [d], a counter, a coin."""
-
-        v: Tensor = zeros()
-        count: int = 0
-        rate: float = 0.1
-
-    class Reply(State):
-        """A delta."""
-
-        delta: Message
-
-    def server_gradient(self, server: Server, replies: Any) -> Tensor:
-        """Minus the mean."""
-        g: Tensor = -replies.mean("delta")
-        return g
 
 
 def faulty(**methods: Any) -> type[Method]:

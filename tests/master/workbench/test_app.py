@@ -187,19 +187,25 @@ async def test_launch_watch_and_log(bench: Open, folder: Path) -> None:
         assert StoredRun(Path(run.started.folder)).status == "finished"
 
 
+async def asked_to_leave(app: Workbench, pilot: Pilot[None], seed: int) -> tuple[Any, Any]:
+    """A long run is launched and has begun, and the question of ctrl+q stands: the launched flmaster, its watch."""
+    app.configure.draft.put("rounds", 100_000)
+    app.configure.draft.put("sweep", {"seed": [seed]})
+    app.configure.chosen |= {"devices": "cpu", "threads_per_device": "1"}
+    await pilot.press("f5")
+    launched = await eventually(pilot, lambda: app.launched, "the launch")
+    watching = app.query_one(RunPane).watching
+    assert watching is not None
+    await eventually(pilot, lambda: watching.state.runs, "the start of the run")
+    await pilot.press("ctrl+q")
+    await pilot.pause()
+    return launched, watching
+
+
 async def test_stop_saves_and_quitting_asks(bench: Open) -> None:
     """A flmaster that runs is not lost by a key: the question first, then it is stopped with everything saved."""
     async with bench() as (app, pilot):
-        app.configure.draft.put("rounds", 100_000)
-        app.configure.draft.put("sweep", {"seed": [8]})
-        app.configure.chosen |= {"devices": "cpu", "threads_per_device": "1"}
-        await pilot.press("f5")
-        launched = await eventually(pilot, lambda: app.launched, "the launch")
-        watching = app.query_one(RunPane).watching
-        assert watching is not None
-        await eventually(pilot, lambda: watching.state.runs, "the start of the run")
-        await pilot.press("ctrl+q")
-        await pilot.pause()
+        launched, watching = await asked_to_leave(app, pilot, seed=8)
         await pilot.click("#leaving #stay")
         await pilot.pause()
         assert launched.is_running
@@ -217,16 +223,7 @@ async def test_stop_saves_and_quitting_asks(bench: Open) -> None:
 async def test_flmaster_outlives_a_workbench_that_is_told_so(bench: Open) -> None:
     """Leave it running: the workbench ends, the run goes on, and can still be stopped and saved."""
     async with bench() as (app, pilot):
-        app.configure.draft.put("rounds", 100_000)
-        app.configure.draft.put("sweep", {"seed": [9]})
-        app.configure.chosen |= {"devices": "cpu", "threads_per_device": "1"}
-        await pilot.press("f5")
-        launched = await eventually(pilot, lambda: app.launched, "the launch")
-        watching = app.query_one(RunPane).watching
-        assert watching is not None
-        await eventually(pilot, lambda: watching.state.runs, "the start of the run")
-        await pilot.press("ctrl+q")
-        await pilot.pause()
+        launched, watching = await asked_to_leave(app, pilot, seed=9)
         await pilot.click("#leaving #leave")
         await pilot.pause()
         assert not app.is_running
