@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,31 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from master.flctl import main
+from tests.master.quadratic_runs import QUADRATIC, flmaster
 
-TOML = """
-name = "quad"
-rounds = 8
-[data]
-name = "quadratic"
-d = 6
-samples_per_client = 6
-spectrum = "each"
-[model]
-name = "linear"
-bias = false
-loss = "mse"
-dtype = "float64"
-[clients]
-total = 4
-[local]
-steps = 1
-gradient = "full"
-optimizer = { name = "sgd", lr = 1.0 }
-[server]
-optimizer = { name = "sgd", lr = 0.3 }
-[algorithm]
-name = "diana"
-[evaluate]
+TOML = (
+    QUADRATIC
+    + """[evaluate]
 every = 2
 metrics = ["f", "grad_norm", "distance"]
 [sweep]
@@ -46,24 +23,9 @@ seed = [1, 2]
 [[run]]
 uplink = { name = "randk", k = "50%" }
 """
+)
 
 Flctl = Callable[..., Result]
-
-
-def flmaster(folder: Path, *arguments: str) -> None:
-    """Run flmaster in a folder, as a user does; it must succeed."""
-    command = [sys.executable, "-m", "master.cli", "--no-dashboard", "--devices", "cpu", "--threads-per-device", "1"]
-    root = Path(__file__).resolve().parents[3]
-    done = subprocess.run(
-        [*command, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 @pytest.fixture(scope="session")
