@@ -62,7 +62,8 @@ async def test_flipped_bits_cost_a_retry_each(
     proxy.close()
     undisturbed.must_be(run.run)
     assert fault.flips >= 1
-    assert proxy.connections == 1 + len(run.run.events("WorkerLost"))
+    lost = len(run.run.events("WorkerLost"))
+    assert lost <= proxy.connections <= 1 + lost  # a link lost as the run ends is not dialled again
 
 
 @pytest.mark.soak
