@@ -20,8 +20,8 @@ from fl_core.client_metrics import client_quantiles
 from fl_core.experiment.schema import CLIENT_METRICS, EVALUATED_METRICS
 from fl_core.intra_op import use_intra_op_threads
 from fl_core.oracle import Oracle
-from fl_core.problem import in_code_of
 from fl_core.randomness import ClientRandomness, generator
+from fl_core.user_code import in_code_of
 
 if TYPE_CHECKING:
     from fl_core.problem import Problem

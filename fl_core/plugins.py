@@ -123,12 +123,25 @@ def call(kind: str, target: PlugInTarget, context: Mapping[str, Any], options: M
 def _the_target(kind: str, found: ModuleType, name: str) -> PlugInTarget:
     target = _target(kind, found)
     if target is not None:
+        _check_declared(target, name)
         return target
     if kind in _FUNCTIONS:
         raise PlugInError(f"{name} has no function {_FUNCTIONS[kind]}(...); a {kind} needs one")
     classes = _subclasses(kind, found)
     has = f"has {len(classes)}: {', '.join(c.__name__ for c in classes)}" if classes else "has none"
     raise PlugInError(f"{name} must hold exactly one subclass of {_BASES[kind][1]}, and {has}")
+
+
+def _check_declared(target: PlugInTarget, name: str) -> None:
+    """Options are the fields of a dataclass: what a plain class annotates would be none, and nobody would say so."""
+    if not isinstance(target, type) or "__dataclass_fields__" in vars(target):
+        return
+    declared = [key for key, kind in inspect.get_annotations(target).items() if "ClassVar" not in str(kind)]
+    if declared:
+        raise PlugInError(
+            f"{name}: {target.__name__} declares {', '.join(declared)}, but only a dataclass has options: "
+            f"put @dataclass(frozen=True) above class {target.__name__}"
+        )
 
 
 def _target(kind: str, found: ModuleType) -> PlugInTarget | None:

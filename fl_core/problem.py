@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +14,7 @@ from torch import Tensor, nn
 from fl_core import plugins
 from fl_core.datasets import FederatedData, Pair, Samples
 from fl_core.datasets.torch_dataset import in_tensors
-from fl_core.errors import BREAKS, ExperimentError, FlspanError, InputError, PlugInError, UserCodeError
+from fl_core.errors import ExperimentError, PlugInError
 from fl_core.experiment.schema import PlugIn
 from fl_core.intra_op import use_intra_op_threads
 from fl_core.losses import fitted_targets, loss
@@ -28,6 +25,7 @@ from fl_core.regularizers import regularizer
 from fl_core.shards import Shards
 from fl_core.state import initial
 from fl_core.tensors import DTYPES
+from fl_core.user_code import in_code_of
 
 if TYPE_CHECKING:
     from fl_core.algorithm import Algorithm
@@ -230,42 +228,3 @@ def _given(experiment: Experiment, clients: list[Pair]) -> Shards:
                 f"{list(clients[0][0].shape)} and {list(clients[0][1].shape)}"
             )
     return Shards.of_clients(clients)
-
-
-@contextmanager
-def in_code_of(table: PlugIn) -> Iterator[None]:
-    """Errors in the call of a user's function become UserCodeErrors with her line; our own pass as they are."""
-    try:
-        yield
-    except (InputError, *BREAKS):
-        raise
-    except BaseException as error:  # a user's code may even leave the interpreter
-        if not table.is_file:
-            raise
-        raise UserCodeError.of(error, files=user_files(table.name)) from error
-
-
-@contextmanager
-def in_user_code(client: int | None = None, files: Iterable[str] | None = None) -> Iterator[None]:
-    """What a method of an algorithm raises becomes a UserCodeError with the user's line; our own errors pass.
-
-    Args:
-        client: for whom it runs.
-        files: the user's own files; all she has given, where none are named.
-    """
-    try:
-        yield
-    except (FlspanError, *BREAKS):
-        raise
-    except BaseException as error:
-        raise UserCodeError.of(error, files=user_files() if files is None else files, client=client) from error
-
-
-def user_files(*names: str) -> tuple[str, ...]:
-    """Paths under which this process has imported the user's files (of these names, or all of them)."""
-    found = [
-        str(module.__file__)
-        for key, module in list(sys.modules.items())
-        if key.startswith("flspan_user_") and getattr(module, "__file__", None)
-    ]
-    return tuple(path for path in found if not names or Path(path).name in {Path(n).name for n in names})

@@ -18,12 +18,12 @@ from fl_core.errors import UserCodeError
 from fl_core.execution.reply_checks import Alike, NonFiniteReplyError, check_finite, check_reply
 from fl_core.intra_op import use_intra_op_threads
 from fl_core.oracle import Oracle
-from fl_core.problem import in_user_code
 from fl_core.randomness import ClientRandomness, UnkeyedDraws, global_state
 from fl_core.replies import CohortReplies
 from fl_core.server import Round, Server
 from fl_core.state import State, as_dict, as_tensor, recalled, settled
 from fl_core.tensors import unchanged
+from fl_core.user_code import in_user_code
 
 if TYPE_CHECKING:
     from fl_core.session import Session

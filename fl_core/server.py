@@ -16,12 +16,12 @@ from fl_core.algorithm import Algorithm
 from fl_core.client import omega_of
 from fl_core.errors import PlugInError, UserCodeError
 from fl_core.optimizers import FlatOptimizer, Schedule
-from fl_core.problem import in_user_code
 from fl_core.randomness import generator
 from fl_core.replies import WEIGHTINGS, Asked, CohortReplies, FieldSums, Reads, Replies, UnreducedError
 from fl_core.sampling import Sampler, cohort_size, cut
 from fl_core.server_checks import StateCheck, check_vector
 from fl_core.state import Number, State, as_dict, as_tensor, fields_of, initial, shown
+from fl_core.user_code import in_user_code
 
 if TYPE_CHECKING:
     from fl_core.experiment.schema import Experiment

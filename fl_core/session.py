@@ -19,9 +19,10 @@ from fl_core.errors import ExperimentError
 from fl_core.estimators import Estimator
 from fl_core.experiment.checking import check_participation
 from fl_core.experiment.schema import Experiment, PlugIn
-from fl_core.problem import Problem, assemble, user_files
+from fl_core.problem import Problem, assemble
 from fl_core.server import Effort, Server
 from fl_core.state import initial_values
+from fl_core.user_code import in_code_of, user_files
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def _uplink(algorithm: Algorithm, experiment: Experiment, d: int) -> Compressor:
 def _algorithm(experiment: Experiment) -> Algorithm:
     table = experiment.algorithm
     kind = plugins.resolve("algorithm", table.name, experiment.sources)
-    algorithm = kind(**table.options)
+    with in_code_of(table):
+        algorithm = kind(**table.options)
     if not isinstance(algorithm, Algorithm):  # resolve() has looked: this tells the type checker
         raise TypeError(f"{kind!r} is no Algorithm")
     initial_values(algorithm.Memory, kind.__name__)  # refuses a field without an initial value
@@ -150,7 +152,8 @@ def _algorithm(experiment: Experiment) -> Algorithm:
 def _compressor(experiment: Experiment, table: PlugIn) -> Compressor:
     if table.is_file:
         kind = plugins.resolve("compressor", table.name, experiment.sources)
-        built: Any = kind(**table.options)
+        with in_code_of(table):
+            built: Any = kind(**table.options)
         assert isinstance(built, Compressor)
         return built
     return build_compressor(table.name, table.options)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
 
-from fl_core.errors import FlspanError, InputError, UserCodeError, nearest
+from fl_core.errors import BREAKS, FlspanError, InputError, UserCodeError, nearest
 
 Outcome: TypeAlias = Literal["ok", "failed", "fact", "skipped"]
 S = TypeVar("S")
@@ -45,7 +45,9 @@ def judged(name: str, check: Check[S], subject: S, *, fact: bool = False) -> Fin
         return Finding(name, "failed", _told(error))
     except (InputError, FlspanError) as error:
         return Finding(name, "fact" if fact else "failed", f"{error}")
-    except Exception as error:
+    except BREAKS:
+        raise
+    except BaseException as error:  # a user's code may even leave the interpreter
         text = _told(UserCodeError.of(error, files=()))
         return Finding(name, "failed", text)
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from fl_core.client import Client, Message
 from fl_core.contract.trajectory import changed, copied, same
 from fl_core.oracle import Oracle
-from fl_core.problem import in_user_code
 from fl_core.randomness import ClientRandomness, generator
 from fl_core.replies import CohortReplies, Replies
 from fl_core.server import Round, Server
 from fl_core.session import Session
 from fl_core.state import State, as_dict, as_tensor, fields_of
+from fl_core.user_code import in_user_code
 
 
 class Probe:

@@ -13,14 +13,14 @@ from typing import Any
 from msgspec import structs
 
 from compressors.build import configure
-from compressors.compressor import CompressorOptionError
 from fl_core import plugins
 from fl_core.algorithm import Algorithm
-from fl_core.errors import ExperimentError, InputError, PlugInError, nearest
+from fl_core.errors import ExperimentError, InputError, PlugInError, UserCodeError, nearest
 from fl_core.experiment.optimizers import ServerLr, check_optimizer, check_schedule
 from fl_core.experiment.schema import Experiment, PlugIn, SourceFile, canonical
 from fl_core.options import Positive, check_options, options_of, shown, takes_any
 from fl_core.regularizers import REGULARIZERS
+from fl_core.user_code import in_code_of
 
 
 def checked(experiment: Experiment) -> Experiment:
@@ -74,7 +74,7 @@ def _check(kind: str, plug: PlugIn, path: str, files: Iterable[SourceFile] = ())
         open_ended=takes_any(target),
     )
     if dataclasses.is_dataclass(target):
-        _try_to_make(target, options, path)
+        _try_to_make(target, options, plug, path)
     return PlugIn(plug.name, options)
 
 
@@ -102,10 +102,7 @@ def _check_compressor(plug: PlugIn, path: str, files: Iterable[SourceFile]) -> P
     options = check_options(options, plain, path=path, owner=plug.name)
     if given:
         options["of"] = _check_parts(plug.options["of"], f"{path}.of")
-    try:
-        configure(target, options, name=plug.name)
-    except CompressorOptionError as error:
-        raise ExperimentError(str(error), path=path) from None
+    _try_to_make(configure, {"operator": target, "options": options, "name": plug.name}, plug, path)
     return PlugIn(plug.name, options)
 
 
@@ -136,9 +133,14 @@ def _check_regularizer(plug: PlugIn) -> PlugIn:
     return PlugIn(plug.name, check_options(plug.options, known, path=path, owner=plug.name))
 
 
-def _try_to_make(target: Any, options: Mapping[str, Any], path: str) -> None:
-    """What a dataclass refuses in its own `__post_init__` is the user's input too."""
+def _try_to_make(make: Any, given: Mapping[str, Any], plug: PlugIn, path: str) -> None:
+    """What a dataclass refuses in its own `__post_init__` is the user's input too; all else it raises is a mistake."""
     try:
-        target(**options)
+        with in_code_of(plug):
+            make(**given)
+    except UserCodeError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ExperimentError(str(error.__cause__), path=path) from None
+        raise
     except (ValueError, InputError) as error:
         raise ExperimentError(str(error), path=path) from None

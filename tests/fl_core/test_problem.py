@@ -14,8 +14,9 @@ from algorithms.fedavg import FedAvg
 from fl_core import State, zeros
 from fl_core.errors import ExperimentError, PlugInError, UserCodeError
 from fl_core.experiment.schema import Experiment
-from fl_core.problem import Problem, Shape, assemble, in_user_code, user_files
+from fl_core.problem import Problem, Shape, assemble
 from fl_core.shards import Shards
+from fl_core.user_code import user_files
 
 MakeExperiment = Callable[..., Experiment]
 DIGITS: dict[str, Any] = {
@@ -283,14 +284,6 @@ def test_user_files_by_name(experiment: MakeExperiment) -> None:
     assert any(path.endswith("my_model.py") for path in user_files())
     assert all(path.endswith("my_data.py") for path in user_files("my_data.py"))
     assert user_files("nobody_has_this.py") == ()
-
-
-def test_our_own_errors_pass_as_they_are() -> None:
-    """in_user_code makes UserCodeErrors of foreign exceptions only, with the client they concern."""
-    with pytest.raises(PlugInError, match="as it is"), in_user_code(3):
-        raise PlugInError("as it is")
-    with pytest.raises(UserCodeError, match=r"ValueError: hers \(client 3\)"), in_user_code(3):
-        raise ValueError("hers")
 
 
 def test_a_load_that_leaves_the_interpreter(experiment: MakeExperiment) -> None:

@@ -133,3 +133,10 @@ def test_a_missing_option_is_told(tmp_path: Path) -> None:
     found = list(check_compressor(read_subject("randk")))  # type: ignore[arg-type]
     assert [finding.outcome for finding in found] == ["failed"]
     assert '"randk" needs it' in found[0].text
+
+
+def test_a_check_that_leaves_the_interpreter(tmp_path: Path) -> None:
+    """sys.exit() in an operator is a failed property with its line, and the report goes on."""
+    found = list(check_compressor(subject(tmp_path, after="raise SystemExit(0)")))
+    assert len(found) > 5
+    assert any(each.outcome == "failed" and "SystemExit: 0" in each.text for each in found)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_core.errors import UserCodeError
+from fl_core.errors import ExperimentError, UserCodeError
 from fl_core.experiment.reading import read_experiments
 from fl_core.experiment.schema import Experiment
 
@@ -105,6 +105,39 @@ def test_a_user_s_file_that_raises_names_her_line(tmp_path: Path, good: str, wri
     assert Path(caught.value.file).name == "broken.py"
     assert caught.value.line == 3
     assert "math.sqroot(2)" in caught.value.traceback_text
+
+
+MISTAKEN = {
+    "algorithm": ALGORITHM,
+    "uplink": ALGORITHM.replace("algorithms.fedavg", "compressors.identity").replace("FedAvg", "Identity"),
+}
+
+
+@pytest.mark.parametrize("table", MISTAKEN)
+def test_an_option_that_her_own_check_refuses(tmp_path: Path, good: str, written: Written, table: str) -> None:
+    """A ValueError of `__post_init__` is an error of the experiment, at the table that names the file."""
+    check = '\n    def __post_init__(self):\n        raise ValueError("strength is never right")\n'
+    (tmp_path / "my.py").write_text(MISTAKEN[table] + check, encoding="utf-8")
+    with pytest.raises(ExperimentError, match="strength is never right") as caught:
+        read_experiments(written(tmp_path, good), [f"{table}={{name='my.py'}}"])
+    assert caught.value.path == table
+
+
+@pytest.mark.parametrize("table", MISTAKEN)
+def test_a_constructor_that_leaves_the_interpreter(tmp_path: Path, good: str, written: Written, table: str) -> None:
+    """sys.exit() in `__post_init__` is an error of her file with its line, not a run that ends with 0."""
+    leave = "\n    def __post_init__(self):\n        raise SystemExit(0)\n"
+    (tmp_path / "my.py").write_text(MISTAKEN[table] + leave, encoding="utf-8")
+    with pytest.raises(UserCodeError, match=r"my\.py:11: SystemExit: 0"):
+        read_experiments(written(tmp_path, good), [f"{table}={{name='my.py'}}"])
+
+
+def test_a_class_whose_options_would_be_none(tmp_path: Path, good: str, written: Written) -> None:
+    """Without @dataclass above it a field is no option: the message says what to write."""
+    (tmp_path / "my.py").write_text(ALGORITHM.replace("@dataclass(frozen=True)\n", ""), encoding="utf-8")
+    expected = r"my\.py: Mine declares strength, but .*: put @dataclass\(frozen=True\) above class Mine"
+    with pytest.raises(ExperimentError, match=expected):
+        read_experiments(written(tmp_path, good), ["algorithm={name='my.py', strength=2}"])
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path, good: str, error_of: ErrorOf) -> None:
