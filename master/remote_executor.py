@@ -22,6 +22,7 @@ from master.cluster import Cluster, OpenRun
 from master.dispatch_vocabulary import TaskId
 from master.runs import machine_of
 from protocol import messages
+from protocol.duplex import duplex
 from protocol.errors import ConnectionLostError, MessageError, ProtocolError
 from protocol.fields import FusingChoice, Report, Source
 from protocol.link import Link
@@ -112,11 +113,9 @@ class RemoteExecutor:
 
     # --- what moves ----------------------------------------------------------------------------------------------
 
-    async def serve(self) -> None:
-        """Send and receive until the link ends. Raises the ProtocolError that ended it."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._send())
-            group.create_task(self._receive())
+    async def serve(self) -> ProtocolError | None:
+        """Send and receive until the link ends. The error that ended it."""
+        return await duplex(self._send(), self._receive())
 
     async def ready(self, run: str) -> None:
         """Wait until the worker has set the run up."""

@@ -83,9 +83,8 @@ class WorkerLink:
                     executor.forget(run.name)  # over before the worker was ready for it
             if not serving.done():
                 self._join(executor)
-            await serving
-        except* ProtocolError as group:
-            reason = self._told(group.exceptions[0])
+            if (error := await serving) is not None:
+                reason = self._told(error)
         finally:
             serving.cancel()
             self._leave(executor, reason)

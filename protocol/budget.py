@@ -51,6 +51,10 @@ class ReceiveBudget:
         return not self.taken_bytes or self.taken_bytes + nbytes <= self.limit_bytes
 
 
+def _nothing() -> None:
+    pass
+
+
 class Share:
     """What one link has of a budget; without a budget it may have all it wants.
 
@@ -84,6 +88,7 @@ class Share:
         if self._budget is not None:
             self._budget.forget(self._granted)
             self.give_back(self._taken_bytes - kept_bytes)
+        self._resume = _nothing  # its owner holds this share: a circle that only the garbage collector would undo
 
     def _granted(self) -> None:
         self._taken_bytes += self._asked_bytes

@@ -160,9 +160,8 @@ class Daemon:
         self._serving = Serving(link, self._pool, self._runs.prepare)
         reason = "done"
         try:
-            await self._serving.run()
-        except* ProtocolError as group:
-            reason = str(group.exceptions[0])
+            if (error := await self._serving.run()) is not None:
+                reason = str(error)
         finally:
             self._tasks_before += self._serving.answered
             self._serving = None

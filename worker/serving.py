@@ -20,7 +20,8 @@ from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.execution.held_memories import HeldMemories, completed
 from fl_core.execution.pool import DevicePool
 from protocol import messages
-from protocol.errors import MessageError, StateError
+from protocol.duplex import duplex
+from protocol.errors import MessageError, ProtocolError, StateError
 from protocol.fields import FusingChoice, Report
 from protocol.link import Link
 from worker.runs import Preparation, PreparedRun
@@ -80,17 +81,10 @@ class Serving:
         self.answered = 0
         """Tasks whose result was ready to send."""
 
-    async def run(self) -> None:
-        """Send and receive until the link ends, or everything is handed back after `drain`.
-
-        Raises:
-            ExceptionGroup: of the ProtocolError that ended the link.
-        """
+    async def run(self) -> ProtocolError | None:
+        """Send and receive until the link ends, or everything is handed back after `drain`. The error that ended it."""
         try:
-            async with asyncio.TaskGroup() as group:
-                receiving = group.create_task(self._receive())
-                await self._send()
-                receiving.cancel()
+            return await duplex(self._send(), self._receive())
         finally:
             for held in list(self._held.values()):
                 held.future.cancel()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -399,3 +401,37 @@ async def test_a_worker_under_two_names_is_used_once(bench: Bench, scripted_work
         assert warning.text == f"worker {other} is {address} under another name: it is used once"
         assert len(await bench.begin()) == 4
         assert len(bench.of(events.WorkerJoined)) == 1
+
+
+async def test_nothing_of_a_lost_worker_waits_for_the_garbage_collector(bench: Bench, scripted_worker: Any) -> None:
+    """Its link, with what was on its way, is freed as it is lost: a quiet process may not collect for hours."""
+    dialled: list[Any] = []
+
+    async def behaviour(end: Any) -> None:
+        dialled.append(end)
+        if len(dialled) > 1:
+            await bench.serve(end)
+            return
+        await end.hear(messages.Setup)
+        await end.say(messages.Ready("r", True))
+        await end.hear(messages.Broadcast)
+        await end.hear(messages.Task)
+        await first_is_seen.wait()
+        end.link.refuse("killed")
+
+    first_is_seen = asyncio.Event()
+    gc.disable()
+    try:
+        async with scripted_worker(behaviour) as address:
+            bench.open()
+            own = bench.dial(address)
+            round = bench.begin()
+            await bench.until(events.WorkerJoined)
+            assert own.executor is not None
+            seen = weakref.ref(own.executor), weakref.ref(own.executor.link), weakref.ref(own.executor.link.connection)
+            first_is_seen.set()
+            await bench.until(events.WorkerReturned)
+            assert len(await round) == 4
+            assert [ref() for ref in seen] == [None] * 3
+    finally:
+        gc.enable()

@@ -21,7 +21,6 @@ from fl_core.server import Broadcast
 from fl_core.session import Session, open_session
 from fl_core.shards import Shards
 from protocol import messages
-from protocol.errors import ProtocolError
 from protocol.fields import WorkerInfo
 from protocol.link import Link
 from protocol.transport import dial, listen
@@ -129,10 +128,8 @@ def serve() -> Serve:
 
         async def on_link(link: Link) -> None:
             made.append(Serving(link, pool, prepare))
-            try:
-                await made[0].run()
-            except* ProtocolError as group:
-                await link.close(str(group.exceptions[0]))
+            if (error := await made[0].run()) is not None:
+                await link.close(str(error))
 
         info = WorkerInfo("i", "w", 1, slots, ["cpu"], "2", "3", True)
         server = await listen("127.0.0.1", 0, info=lambda: info, on_link=on_link)
