@@ -192,7 +192,8 @@ class _FusedCohort:
         client._compressions, client._single_gradient = compressions, None
 
     def _functions(self, level: Level, first: int) -> ClientFunctions:
-        return ClientFunctions(level, lambda row: self._stacked.stream(first + row))
+        stacked = self._stacked  # not self, whose client holds what is made here: a circle keeps a cohort's stacks
+        return ClientFunctions(level, lambda row: stacked.stream(first + row))
 
     def _record(self, level: Level, first: int, last: int) -> State:
         values = {

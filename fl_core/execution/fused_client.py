@@ -7,6 +7,7 @@ client.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class StackedOptimizer(FlatOptimizer):
 
     def __init__(self, client: StackedClient, name: str, options: dict[str, Any]) -> None:
         super().__init__(name, options)
-        self._client = client
+        self._client: StackedClient = weakref.proxy(client)  # it holds this one: a circle keeps a cohort's stacks
         self._stacked = None if self.plain else StackedTorchOptimizer(name, options)
 
     def start(self, x: Tensor) -> Tensor:

@@ -91,10 +91,6 @@ class ClientFunctions(TorchFunctionMode):
         super().__init__()
         self._level = level
         self._generator_of = generator_of
-        self._kernels: dict[Any, Callable[..., Any]] = {
-            functional.linear: self._linear,
-            functional.cross_entropy: self._cross_entropy,
-        }
 
     def enter(self) -> None:
         """As `with` does."""
@@ -111,9 +107,9 @@ class ClientFunctions(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _EXACT or name in _LAYOUT or name in _ASKS:
             return func(*args, **kwargs)
-        kernel = self._kernels.get(func)
+        kernel = _KERNELS.get(func)
         if kernel is not None:
-            return kernel(*args, **kwargs)
+            return kernel(self, *args, **kwargs)
         if (name in _RANDOM and kwargs.get("generator") is None) or name in _DROPOUTS:
             return self._random(func, args, kwargs)
         if not any(differs(value) for value in _leaves((args, kwargs))):
@@ -182,6 +178,12 @@ class _Same:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+_KERNELS: dict[Any, Callable[..., Any]] = {
+    functional.linear: ClientFunctions._linear,
+    functional.cross_entropy: ClientFunctions._cross_entropy,
+}
 
 
 def _row(stack: Any, row: int) -> Any:

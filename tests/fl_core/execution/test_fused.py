@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,35 @@ def ragged(**changes: Any) -> Session:
         "execution": {"cohort": 16},
     }
     return open_session(Experiment.from_dict(tables | changes))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_of_a_cohort_is_left_to_the_garbage_collector(
+    session: Any, loop: Callable[..., Any], name: str, optimizer: str
+) -> None:
+    """Neither way: a circle would keep a cohort's stacks while the next one's are made beside them."""
+    rounds = loop(
+        session(
+            local={"steps": 1, "optimizer": {"name": optimizer, "lr": 0.1}},
+            algorithm={"name": name.replace("_", "-")},
+            execution={"cohort": 16},
+        )
+    )
+    fused = FusedRunner(rounds.runner)
+    ways: list[Callable[[Any, CohortWork], CohortResult]] = [rounds.runner.run, fused.run]
+    round, (work, *_) = rounds.begin(1)
+    for run in ways:
+        run(round.broadcast, work)  # what is remembered for good is made here
+    gc.disable()
+    gc.freeze()  # what there is already is not looked at
+    try:
+        for run in ways:
+            run(round.broadcast, work)
+        assert gc.collect() == 0
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
