@@ -94,6 +94,7 @@ class OneRun:
             if self._stopped:
                 self._loop.stop()
             self._emit_start(session, 0 if resumed is None else resumed.round, position, of)
+            stack.callback(self._let_go)
             outcome = self._end(session, await self._loop.run())
             summary = {name: value for name, value in outcome.metrics.items() if math.isfinite(value)}
             self._stream.emit(
@@ -120,6 +121,9 @@ class OneRun:
         self._stream.emit(self._failure(text))
 
     # --- parts -----------------------------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        self._loop = None  # which holds `_save` of this: a circle keeps the data of all runs of a sweep
 
     def _failure(self, text: str) -> events.RunFinished:
         text = self._placed(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 from pathlib import Path
@@ -15,10 +16,12 @@ import torch
 
 from fl_core.experiment.reading import read_experiments
 from fl_core.experiment.schema import Experiment, SourceFile
+from fl_core.problem import Problem
 from fl_core.reference import run_reference
-from fl_core.session import open_session
+from fl_core.session import Session, open_session
 from master.daemon import Master
 from master.options import MasterOptions
+from master.round_loop import RoundLoop
 from protocol.errors import InputError
 from tests.conftest import Finished, small_experiment
 
@@ -252,3 +255,15 @@ async def test_a_folder_in_use_is_not_shared(bench: Bench) -> None:
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+async def test_nothing_of_a_run_s_data_is_left_to_the_garbage_collector(bench: Bench) -> None:
+    """The runs of a sweep follow each other in one process: each lets go of what it has loaded."""
+    gc.disable()
+    gc.freeze()  # problems of other tests
+    try:
+        assert await bench.run(small_experiment(seed=1), small_experiment(seed=2)) == 0
+        assert not [each for each in gc.get_objects() if isinstance(each, Problem | Session | RoundLoop)]
+    finally:
+        gc.unfreeze()
+        gc.enable()
