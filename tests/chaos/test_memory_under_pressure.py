@@ -8,18 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.conftest import resident_bytes
 from tests.conftest import Daemons, Finished, until
 
 pytestmark = [pytest.mark.net, pytest.mark.chaos, pytest.mark.soak, pytest.mark.timeout(240)]
 
 HIDDEN = 140_000
 MODEL_BYTES = 4 * (64 * HIDDEN + HIDDEN + 10 * HIDDEN + 10)
-
-
-def resident_bytes(pid: int) -> int:
-    """What the process holds that is its own."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
 class Peak:
