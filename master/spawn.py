@@ -72,8 +72,9 @@ class SpawnedWorkers:
         """Start a worker that died anew, on its old port, where its link dials it."""
         while True:
             await self._processes[number].wait()
-            await self._launch(number, port)
-            with suppress(RunError):  # the log says why; the next attempt may fare better
+            # The log, or a shell on this machine, says why; the next attempt may fare better.
+            with suppress(RunError, OSError):
+                await self._launch(number, port)
                 await self._port(number)
             await asyncio.sleep(_RESTART_S)
 

@@ -135,6 +135,8 @@ class ChosenRunner:
         self._fusing = fusing
         self._fused: FusedRunner | None = None
         self._on_cpu = sequential.device.type == "cpu"
+        if not self._on_cpu and fusing.fuse == "auto":
+            fusing.give_up('batched kernels of a GPU round otherwise; [execution] fuse = "always" fuses there too')
 
     def run(self, broadcast: Broadcast, work: CohortWork) -> CohortResult:
         """The local work of every client of the cohort, in order. Raises what `CohortRunner.run` raises."""
@@ -165,7 +167,7 @@ class ChosenRunner:
         expected = self._sequential.run(broadcast, work_of_rows(work, rows))
         one_by_one_s = self._clock() - started
         difference = difference_of(expected, result_of_rows(found, rows))
-        if difference is not None and (self._on_cpu or self._fusing.fuse == "auto"):
+        if difference is not None and self._on_cpu:
             self._fusing.give_up(f"fused, {difference} is not what it is client by client")
             return expected if expected.clients == work.clients else self._sequential.run(broadcast, work)
         if self._fusing.decision() is None:  # all its rows: later audits come when it is decided

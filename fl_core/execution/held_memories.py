@@ -19,18 +19,30 @@ BUDGET_BYTES = 1 << 30
 """Of a run's memories on a worker; those not used for longest are let go."""
 
 
+@dataclass
+class _Made:
+    """What a cohort has made: it is in memory, all of it, as long as one of its rows is kept."""
+
+    stacks: dict[str, Tensor]
+    rows: int
+
+    @property
+    def nbytes(self) -> int:
+        return sum(stack.nbytes for stack in self.stacks.values())
+
+
 @dataclass(frozen=True)
 class Kept:
     """One client's row of what a cohort has made, in a round."""
 
     round: int
-    stacks: dict[str, Tensor]
+    made: _Made
     row: int
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the row."""
-        return sum(stack.nbytes // stack.shape[0] for stack in self.stacks.values())
+    def stacks(self) -> dict[str, Tensor]:
+        """Memory fields `[G, …]`, of which `row` is the client's."""
+        return self.made.stacks
 
 
 class HeldMemories:
@@ -45,10 +57,11 @@ class HeldMemories:
         """The memories that a cohort has made."""
         if not result.memory:
             return
+        made = _Made(result.memory, len(result.clients))
+        self._bytes += made.nbytes
         for row, i in enumerate(result.clients):
             self._forget(i)
-            self._held[i] = kept = Kept(round, result.memory, row)
-            self._bytes += kept.nbytes
+            self._held[i] = Kept(round, made, row)
         while self._bytes > self._budget_bytes:
             self._forget(next(iter(self._held)))
 
@@ -66,7 +79,9 @@ class HeldMemories:
     def _forget(self, client: int) -> None:
         kept = self._held.pop(client, None)
         if kept is not None:
-            self._bytes -= kept.nbytes
+            kept.made.rows -= 1
+            if not kept.made.rows:
+                self._bytes -= kept.made.nbytes
 
 
 def completed(work: CohortWork, found: Mapping[int, Kept]) -> CohortWork:

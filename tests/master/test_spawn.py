@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -95,6 +96,32 @@ async def test_closing_at_once_leaves_nobody(tmp_path: Path) -> None:
     assert all(lives(pid) for pid in pids)
     await workers.close()
     assert not any(lives(pid) for pid in pids)
+
+
+async def test_one_that_cannot_be_started_again_is_tried_again(
+    spawned: SpawnedWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log's folder is a file for a while: the worker is back once it is a folder again."""
+    (address,) = await spawned.addresses()
+    (pid,) = spawned.pids
+    failed = asyncio.Event()
+    launch = spawned._launch
+
+    async def noted(number: int, port: int) -> None:
+        try:
+            await launch(number, port)
+        except FileExistsError:
+            (tmp_path / "logs").unlink()
+            failed.set()
+            raise
+
+    monkeypatch.setattr(spawned, "_launch", noted)
+    (tmp_path / "logs").rename(tmp_path / "kept")
+    (tmp_path / "logs").touch()
+    os.kill(pid, signal.SIGKILL)
+    await failed.wait()
+    link = await dialled(address, spawned.secret)
+    await link.close("seen")
 
 
 def test_workers_share_the_cores() -> None:

@@ -65,6 +65,18 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
     assert [i for i in (1, 2, 3, 4) if held.find((i,), [(0, 1)]) is not None] == [1, 3, 4]
 
 
+def test_a_cohort_s_memory_counts_whole_while_one_of_its_rows_is_kept() -> None:
+    """Nine tenths of a stack cannot be freed: the last row left of it is what goes when there is too much."""
+    held = HeldMemories(budget_bytes=10 * 20)
+    held.keep(made((1, 2, 3, 4), 1), 1)
+    held.keep(made((5, 6, 7, 8), 1), 1)
+    for i in (1, 2, 3):  # of 220 bytes the first stack holds 80 for one row
+        held.keep(made((i,), 2), 2)
+    assert held.find((4,), [(0, 1)]) is None
+    assert held.find((1, 2, 3), [(0, 2), (1, 2), (2, 2)]) is not None
+    assert held.find((5, 6, 7, 8), [(k, 1) for k in range(4)]) is not None
+
+
 @pytest.mark.parametrize("held", [[(4, 1)], [(1, 1), (1, 1)], [(1, 1)]])
 def test_a_task_must_say_whose_memory_is_missing(sent: Sent, held: list[tuple[int, int]]) -> None:
     """Positions outside of the cohort, twice the same, or of clients whose rows came all the same: refused."""
