@@ -5,7 +5,7 @@ The same class serves the reference and every executor; nothing in it knows of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,8 @@ class Client:
         round: t, from 1.
         x0: the point `[d]` its local steps of this round start from (empty before).
         losses: the mean loss and the number of samples of each batch whose gradient was asked for.
+        orders: gives the order of its samples in an epoch, int64 `[m]`, where whoever runs many clients draws theirs
+            together; else None.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Client:
         self.lr = work.lr
         self.steps = work.estimator.local_steps(self.m)
         self.optimizer = FlatOptimizer(*work.optimizer)
+        self.orders: Callable[[int], Tensor] | None = None
         self.x0 = torch.empty(0)
         self.oracle_calls = 0
         self.loss_count = 0
@@ -237,7 +240,8 @@ class Client:
             return None if chosen is None else chosen.to(self.targets.device)
         epoch, samples = place
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, estimator.order(self.m, key, epoch).to(self.targets.device))
+            order = estimator.order(self.m, key, epoch) if self.orders is None else self.orders(epoch)
+            self._order = (epoch, order.to(self.targets.device))
         return self._order[1][samples]
 
 

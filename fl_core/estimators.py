@@ -8,6 +8,7 @@ Calls within one local step see the same samples, at whatever points: MARINA and
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -101,3 +102,44 @@ class Estimator:
         starts = streams(clients, *key, "epoch", epoch)
         first = int(m[0])
         return permutations(starts, first).reshape(-1) if (m == first).all() else ragged_permutations(starts, m)
+
+
+class Orders:
+    """`Estimator.order` of clients who ask one after the other: those of several are drawn at once.
+
+    Args:
+        key: (seed, round).
+        sizes: of clients, how many samples each has.
+    """
+
+    def __init__(
+        self, estimator: Estimator, key: tuple[int, int], clients: Sequence[int], sizes: Callable[[Ints], Ints]
+    ) -> None:
+        self._estimator = estimator
+        self._key = key
+        self._clients = np.array(clients)
+        self._sizes = sizes
+        self._drawn: dict[int, tuple[int, Sequence[Tensor]]] = {}  # epoch -> the first of some rows, and their orders
+
+    def of(self, row: int, epoch: int) -> Tensor:
+        """In which order the client of this row goes through its samples in an epoch: int64 `[m]`."""
+        first, orders = self._drawn.get(epoch, (0, ()))
+        if not first <= row < first + len(orders):
+            first, orders = row, self._draw(row, epoch)
+            if epoch < _EPOCHS:
+                self._drawn[epoch] = (first, orders)
+        return orders[row - first]
+
+    def _draw(self, row: int, epoch: int) -> Sequence[Tensor]:
+        """From this row on, of as many as make no great number; of one in an epoch that is not kept."""
+        clients = self._clients[row : row + (_TOGETHER if epoch < _EPOCHS else 1)]
+        m = self._sizes(clients)
+        count = max(1, int(np.searchsorted(np.cumsum(m), _NUMBERS, side="right")))
+        drawn = self._estimator.orders(m[:count], clients[:count], self._key, epoch)
+        return torch.split(torch.from_numpy(drawn), m[:count].tolist())
+
+
+_TOGETHER = 64
+_NUMBERS = 1 << 16
+"""Positions that are drawn at once: half a megabyte, for each of the first epochs of a round."""
+_EPOCHS = 16

@@ -33,6 +33,7 @@ class Shards:
         self._whole: Pair | None = None
         self._offsets = array("q", [0])
         self._on_device: dict[torch.device, Pair] = {}
+        self._blocks: dict[tuple[int, torch.device], Pair] = {}
         self._sent_on_device: dict[tuple[torch.device, int], Pair] = {}
 
     @classmethod
@@ -112,6 +113,16 @@ class Shards:
         if device not in self._on_device:
             self._on_device[device] = (self._whole[0].to(device), self._whole[1].to(device))
         return self._on_device[device]
+
+    def blocks(self, size: int, device: torch.device) -> Pair:
+        """`whole` in pieces of so many samples, `[n // size, size, …]`, without the rest: views."""
+        key = (size, device)
+        if key not in self._blocks:
+            whole = self.whole(device)
+            count = whole[0].shape[0] // size
+            inputs, targets = (each[: count * size].view(count, size, *each.shape[1:]) for each in whole)
+            self._blocks[key] = (inputs, targets)
+        return self._blocks[key]
 
     def digest(self) -> str:
         """SHA-256 of the data and of how it is split: equal on two machines exactly when they hold the same shards."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from compressors.compressor import Layout, NonFiniteError, joined
 from fl_core.client import Client, LocalWork, Message, total_loss
 from fl_core.errors import BREAKS, FlspanError, PlugInError, UserCodeError
+from fl_core.estimators import Orders
 from fl_core.execution.reply_checks import SMALLER, Alike, NonFiniteReplyError, check_finite, check_reply
 from fl_core.execution.running_sums import RunningSums
 from fl_core.execution.streams import KeyedGenerators
@@ -158,13 +159,15 @@ class CohortRunner:
         clients, finished, skipped, drew = [], [], [], False
         running = RunningSums(work.asked, self.work.compressor, len(work.clients))
         alike = Alike(self.algorithm)
+        key = (self.work.seed, work.round)
+        orders = Orders(self.work.estimator, key, work.clients, self.problem.shards.sizes)
         for row, i in enumerate(work.clients):
             try:
                 if self._keyed is False:
-                    finished.append(self._run_client(broadcast, work, row))
+                    finished.append(self._run_client(broadcast, work, row, orders))
                 else:
                     with ClientRandomness(generator(self.work.seed, work.round, i, "torch")) as randomness:
-                        finished.append(self._run_client(broadcast, work, row))
+                        finished.append(self._run_client(broadcast, work, row, orders))
                     drew = drew or randomness.used
             except (UserCodeError, NonFiniteReplyError) as error:
                 if self._on_error == "stop":
@@ -178,10 +181,10 @@ class CohortRunner:
             self._keyed = drew
         return _Ran(tuple(clients), finished, running.sums, tuple(skipped))
 
-    def _run_client(self, broadcast: Broadcast, work: CohortWork, row: int) -> _Finished:
+    def _run_client(self, broadcast: Broadcast, work: CohortWork, row: int, orders: Orders) -> _Finished:
         i = work.clients[row]
         try:
-            return self._local_work(broadcast, work, row)
+            return self._local_work(broadcast, work, row, orders)
         except NonFiniteError as error:
             raise NonFiniteReplyError(
                 f"client {i}: compress() was given a vector with NaN or inf; {SMALLER}"
@@ -191,13 +194,14 @@ class CohortRunner:
         except BaseException as error:  # a user's code may even leave the interpreter
             raise UserCodeError.of(error, files=self._files, client=i) from error
 
-    def _local_work(self, broadcast: Broadcast, work: CohortWork, row: int) -> _Finished:
+    def _local_work(self, broadcast: Broadcast, work: CohortWork, row: int, orders: Orders) -> _Finished:
         algorithm, i = self.algorithm, work.clients[row]
         own = {name: stack[row].to(self.device) for name, stack in work.own.items()}
         s = algorithm.Broadcast(**broadcast.shared, **own)
         self.oracle.reset_buffers()
         memory = self._memory_of(work, row)
         client = Client(i, work.round, self.problem.shard(i, self.device), memory, self.work, self.oracle)
+        client.orders = partial(orders.of, row)
         shared = {"x0": broadcast.x, "client.inputs": client.inputs, "client.targets": client.targets}
         with Unchanged(shared, s=vars(s)):
             x = client.run(algorithm, broadcast.x, s)

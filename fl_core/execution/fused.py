@@ -247,12 +247,13 @@ class _FusedCohort:
             raise CannotFuseError("a reply holds NaN or inf")  # the sequential run says whose
         memory = {name: self._joined([g.memory[name] for g in self._groups]) for name in first.memory}
         coded = {name: self._coded(call) for name, call in first.calls.items()}
-        stacked, count = self._stacked, len(self._task.clients)
+        losses, samples = map(self._listed, self._stacked.books())
+        count = len(self._task.clients)
         metrics = {
             "m": self._listed(self._batches.m),
-            "loss_sum": self._listed(stacked.loss_sum.cpu().numpy()),
-            "loss_count": self._listed(stacked.loss_count),
-            "oracle_calls": self._listed(stacked.oracle_calls),
+            "loss_sum": losses,
+            "loss_count": samples,
+            "oracle_calls": list(samples),
             "seconds_s": [(time.perf_counter() - self._started) / max(1, count)] * count,
         }
         return CohortResult(self._task.clients, coded, dense, memory, metrics)

@@ -224,9 +224,7 @@ class Batches:
         if apart.any():
             return self._batch(rows, np.tile(np.arange(size), (len(rows), 1)))
         # Neighbours that have as many, or shards that lie at multiples of it: whole clients are gathered at a time.
-        x, y = self._shards.whole(self._device)
-        count = x.shape[0] // size
-        blocks = x[: count * size].view(count, size, *x.shape[1:]), y[: count * size].view(count, size, *y.shape[1:])
+        blocks = self._shards.blocks(size, self._device)
         first, last = int(numbers[0]), int(numbers[-1])
         if last - first == len(rows) - 1 and bool((np.diff(numbers) == 1).all()):
             return Batch(rows, size, (blocks[0][first : last + 1], blocks[1][first : last + 1]), None)

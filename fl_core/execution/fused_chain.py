@@ -5,7 +5,7 @@ backward pass is known, and a step of theirs is a handful of products: what auto
 step is more than these. Clients are taken a few at a time, so that their samples are still in the cache when the
 weights' gradients need them again.
 
-Kernels are those of `fl_core.execution.kernels`. `StackedOracle` tries each new shape on random points against the
+Kernels are those of `kernels` and `loss_kernels`. `StackedOracle` tries each new shape on random points against the
 replica that serves one client, and uses no chain that differs in a bit.
 """
 
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from fl_core import losses
 from fl_core.execution.fused_batches import Batch, Scratch
-from fl_core.execution.kernels import DB, DW, DX, FORWARD, Plan, cross_entropy, linear_plan, mean_losses, step_down
+from fl_core.execution.kernels import DB, DW, DX, FORWARD, Plan, linear_plan, step_down
+from fl_core.execution.loss_kernels import cross_entropy, mean_losses
 from fl_core.oracle import Loss, Oracle
+from fl_core.shards import Pair
 
 _CACHED_BYTES = 8 << 20
 """Of samples that are worked on at a time."""
@@ -38,16 +40,31 @@ class _Linear:
     w: int
     b: int | None
 
+    @property
+    def columns(self) -> slice:
+        """Where the weights are in a flat vector."""
+        return slice(self.w, self.w + self.o * self.i)
+
+    @property
+    def shifts(self) -> slice:
+        """Where the bias is."""
+        assert self.b is not None
+        return slice(self.b, self.b + self.o)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Those of the points x `[r, d]`, `[r, o, i]`: a view."""
+        return x[:, self.columns].view(-1, self.o, self.i)
+
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weights `[r, o, i]` and bias `[r, o]` of the points x `[r, d]`."""
-        w = x[:, self.w : self.w + self.o * self.i].view(-1, self.o, self.i)
-        return w, None if self.b is None else x[:, self.b : self.b + self.o]
+        return self.weights(x), None if self.b is None else x[:, self.shifts]
 
 
 _Layer = _Linear | None  # None: ReLU
 _Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 _Means = Callable[[Tensor], Tensor]
-_Take = Callable[[slice, slice, Tensor], None]  # which clients, which numbers, the piece `[r, n]` of their gradients
+_Piece = tuple[_Linear, Tensor, Tensor | None]  # a layer, the gradients of its weights `[r, o, i]` and bias `[r, o]`
+_Room = Callable[[_Linear, Tensor], Tensor]  # a layer, points `[r, d]` -> memory for its weights' gradients
 
 
 class Chain:
@@ -107,25 +124,32 @@ class Chain:
 
     def gradient(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """(∇ `[G, d]`, values `[G]`) at x `[G, d]`, without a regulariser."""
-        if len(self._layers) == 1 and self._layers[0] is not None and self._layers[0].b is None:
-            pieces: list[Tensor] = []
-            costs = self._differentiated(x, batch, lambda clients, numbers, piece: pieces.append(piece))
-            return pieces[0] if len(pieces) == 1 else torch.cat(pieces), self.means(costs)
         g = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-
-        def put(clients: slice, numbers: slice, piece: Tensor) -> None:
-            g[clients, numbers] = piece
-
-        return g, self.means(self._differentiated(x, batch, put))
+        costs = []
+        for a, b in self.blocks(batch):
+            rows = g[a:b]
+            cost, pieces = self._differentiated(
+                x[a:b], batch.part(a, b, self._scratch), functools.partial(_within, rows)
+            )
+            for layer, _, db in pieces:
+                if db is not None:
+                    rows[:, layer.shifts] = db
+            costs.append(cost)
+        return g, self.means(_joined(costs))
 
     def descend(self, x: Tensor, batch: Batch, lr: float, out: Tensor) -> Tensor:
         """out `[G, d]` = x - lr ∇, without a gradient `[G, d]` in between; out may be x. The costs `[G, b]` at x."""
-
-        def step(clients: slice, numbers: slice, piece: Tensor) -> None:
-            at = x[clients, numbers]
-            step_down(at, piece, lr, at if out is x else out[clients, numbers])
-
-        return self._differentiated(x, batch, step)
+        costs = []
+        for a, b in self.blocks(batch):
+            at = x[a:b]
+            into = at if out is x else out[a:b]
+            cost, pieces = self._differentiated(at, batch.part(a, b, self._scratch), self._spare)
+            for layer, dw, db in pieces:
+                _step(at, into, layer.columns, dw.view(b - a, -1), lr)
+                if db is not None:
+                    _step(at, into, layer.shifts, db, lr)
+            costs.append(cost)
+        return _joined(costs)
 
     def value(self, x: Tensor, batch: Batch) -> Tensor:
         """Values `[G]`."""
@@ -144,23 +168,21 @@ class Chain:
         size = -(-count // -(-count // max(_FEW, most)))
         return [(first, min(first + size, count)) for first in range(0, count, size)]
 
-    def _differentiated(self, x: Tensor, batch: Batch, take: _Take) -> Tensor:
-        """Hand over the gradient in pieces; the costs `[G, b]`."""
-        costs = []
-        for a, b in self.blocks(batch):
-            clients = slice(a, b)
-            inputs, targets = batch.part(a, b, self._scratch)
-            costs.append(self._differentiate(x[clients], inputs, targets, functools.partial(take, clients)))
-        return costs[0] if len(costs) == 1 else torch.cat(costs)
+    def _differentiated(self, x: Tensor, pair: Pair, room: _Room) -> tuple[Tensor, Iterator[_Piece]]:
+        """The costs `[r, b]` at x `[r, d]`, and the gradient layer by layer, from the last on.
 
-    def _differentiate(
-        self, x: Tensor, inputs: Tensor, targets: Tensor, take: Callable[[slice, Tensor], None]
-    ) -> Tensor:
+        Args:
+            room: where the gradient of a layer's weights goes.
+        """
+        inputs, targets = pair
         plans = self._planned(x, inputs)
         assert plans is not None
         steps = self._outputs(x, inputs, plans)
         costs, dz = self._loss(steps.pop(), targets)
-        linears = sum(layer is not None for layer in self._layers)
+        return costs, self._backward(x, steps, dz, plans, room)
+
+    def _backward(self, x: Tensor, steps: list[Tensor], dz: Tensor, plans: list[Plan], room: _Room) -> Iterator[_Piece]:
+        linears = len(plans)
         for number in reversed(range(len(self._layers))):
             layer, h = self._layers[number], steps[number]
             if layer is None:
@@ -168,15 +190,15 @@ class Chain:
                 continue
             linears -= 1
             plan = plans[linears]
-            dw = DW[plan[2]](dz, h)
+            dw = DW[plan[2]](dz, h, room(layer, x))
             db = None if layer.b is None else DB[plan[3]](dz)
             if linears:
-                dz = DX[plan[1]](dz, layer.operands(x)[0])
-            # Only now: whoever takes a piece may write where the weights are.
-            take(slice(layer.w, layer.w + layer.o * layer.i), dw.view(x.shape[0], -1))
-            if layer.b is not None and db is not None:
-                take(slice(layer.b, layer.b + layer.o), db)
-        return costs
+                dz = DX[plan[1]](dz, layer.weights(x))
+            yield layer, dw, db  # only now: whoever takes a piece may write where the weights are
+
+    def _spare(self, layer: _Linear, x: Tensor) -> Tensor:
+        """Room for one layer's `[r, o, i]`, until the next is asked for."""
+        return self._scratch.rows("dw", layer.weights(x), len(x))
 
     def _outputs(self, x: Tensor, inputs: Tensor, plans: list[Plan]) -> list[Tensor]:
         """What each layer is given, `[r, b, …]`, and what the last one gives."""
@@ -208,6 +230,21 @@ class Chain:
             plans.append(plan)
             h = torch.empty(*h.shape[:2], layer.o, dtype=x.dtype, device=x.device)
         return plans
+
+
+def _within(g: Tensor, layer: _Linear, _: Tensor) -> Tensor:
+    """Room for a layer in the gradients g `[r, d]` themselves."""
+    return layer.weights(g)
+
+
+def _step(x: Tensor, out: Tensor, columns: slice, g: Tensor, lr: float) -> None:
+    """Columns of out `[r, d]` = those of x - lr g."""
+    at = x[:, columns]
+    step_down(at, g, lr, at if out is x else out[:, columns])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _flat(model: nn.Module) -> Iterator[nn.Module]:

@@ -3,7 +3,7 @@
 Most of arithmetic rounds a number alike wherever it lies in memory, and vmap's own rules serve. What does not (sums,
 whose order a layout changes; exponentials, whose last few elements another kernel computes), is tried once a shape
 against one call a client, forward and backward, and runs client by client where it differs. Layers have kernels of ours
-(`fl_core.execution.kernels`); random functions draw from each client's own generator.
+(`kernels`, `loss_kernels`); random functions draw from each client's own generator.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from fl_core.execution.fused_level import Level, differs, outside
 from fl_core.execution.kernels import (
-    CrossEntropy,
     Linear,
     describe,
     each_client,
@@ -27,6 +26,7 @@ from fl_core.execution.kernels import (
     remembered,
     same_bits,
 )
+from fl_core.execution.loss_kernels import CrossEntropy
 from fl_core.randomness import ClientRandomness
 
 

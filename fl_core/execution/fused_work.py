@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from fl_core.execution.fused_batches import Batch, Batches
 from fl_core.execution.fused_oracle import StackedOracle
 from fl_core.execution.streams import KeyedGenerators
 from fl_core.randomness import ClientRandomness
+from fl_core.shards import Ints
+
+Floats = npt.NDArray[np.float64]
 
 FEWEST = 7
 """Clients with batches of one shape from which a stack is faster than one call each (break-even measured at 7)."""
@@ -35,19 +39,13 @@ class Piece:
 
 
 class StackedWork:
-    """The clients of a cohort, by rows; a method's `first`, `last` say which rows its stacks `[last - first, …]` are.
-
-    Attributes:
-        loss_sum, loss_count, oracle_calls: of each row, as `Client` keeps them.
-    """
+    """The clients of a cohort, by rows; a method's `first`, `last` say which its stacks `[last - first, …]` are."""
 
     def __init__(self, oracle: StackedOracle, work: LocalWork, batches: Batches, round: int) -> None:
         clients = self.clients = batches.clients
         self.batches = batches
         self.pieces: list[Piece] = []
-        self.loss_sum = torch.zeros(len(clients), dtype=torch.float64, device=oracle.oracle.device)
-        self.loss_count = np.zeros(len(clients), np.int64)
-        self.oracle_calls = np.zeros(len(clients), np.int64)
+        self._seen: list[tuple[Tensor, slice | Ints, int]] = []
         self._stacked = oracle
         self._work = work
         self._round = round
@@ -122,19 +120,19 @@ class StackedWork:
 
     def _count(self, values: Tensor, batch: Batch) -> None:
         """Gradients were asked for on these samples, or on as many in each of several steps: values `[steps, r]`."""
-        size = batch.size * len(values)
-        wide = values.double().mul_(batch.size)
-        if len(batch.rows) == len(self.clients):
-            for row in wide:
-                self.loss_sum += row
-            self.loss_count += size
-            self.oracle_calls += size
-            return
-        rows = _within(batch.rows, 0)
-        for row in wide:
-            self.loss_sum[rows] += row
-        self.loss_count[batch.where] += size
-        self.oracle_calls[batch.where] += size
+        self._seen.append((values, batch.where, batch.size))
+
+    def books(self) -> tuple[Floats, Ints]:
+        """Of each row, as `Client` keeps them: Σ of (a batch's loss × its samples), and the samples of all batches.
+
+        Asked at the end: until then what is on a device stays there.
+        """
+        losses, samples = np.zeros(len(self.clients)), np.zeros(len(self.clients), np.int64)
+        for values, rows, size in self._seen:
+            for row in values.double().cpu().numpy() * size:
+                losses[rows] += row
+            samples[rows] += size * len(values)
+        return losses, samples
 
     def _one_by_one(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         found = []

@@ -7,6 +7,8 @@ chosen here can never show in a result.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +22,11 @@ Plan = tuple[str, ...]
 _chosen: dict[Key, Any] = {}
 _VALUES = 512
 """Numbers that must agree before two kernels are taken for equal: few of them may agree by chance."""
+_TRIES = 5
+_SMALL = 1 << 10
+"""Multiplications of a product that may be added in order: torch does so below 400."""
+_ONE_THREAD = 1 << 18
+"""Multiplications of a product up to which OpenBLAS, which NumPy brings, uses the calling thread alone."""
 
 
 def remembered(key: Key, decide: Callable[[torch.Generator], Any]) -> Any:
@@ -81,7 +88,7 @@ class Linear(torch.autograd.Function):
         x, w = ctx.saved_tensors
         g, plan, needs = grads[0], ctx.plan, ctx.needs_input_grad
         dx = DX[plan[1]](g, w) if needs[0] else None
-        dw = DW[plan[2]](g, x) if needs[1] else None
+        dw = DW[plan[2]](g, x, torch.empty_like(w, memory_format=torch.contiguous_format)) if needs[1] else None
         db = DB[plan[3]](g) if needs[2] else None
         return dx, dw, db, None
 
@@ -100,18 +107,41 @@ def _find_linear_plan(x: Tensor, w: Tensor, bias: Tensor | None, needs_dx: bool,
         xs, ws = random_like(x.detach(), source), random_like(w.detach(), source)
         bs = None if bias is None else random_like(bias.detach(), source)
         g = random_like(torch.empty(clients, b, o, dtype=x.dtype, device=x.device), source)
+        g[::2, :, :1] = 0  # as of a ReLU that is off: the sign of a sum of zeros differs between libraries
         y, dx, dw, db = _alone(xs, ws, bs, g)
+        into = torch.empty_like(dw)
         agreed[0] = _agreeing(agreed[0], FORWARD, (xs, ws, bs), y)
         agreed[1] = _agreeing(agreed[1], DX, (g, ws), dx) if needs_dx else agreed[1]
-        agreed[2] = _agreeing(agreed[2], DW, (g, xs), dw)
+        agreed[2] = _agreeing(agreed[2], DW, (g, xs, into), dw)
         agreed[3] = agreed[3] if db is None else _agreeing(agreed[3], DB, (g,), db)
-    return tuple(names[0] for names in agreed) if all(agreed) else ()
+    if not all(agreed):
+        return ()
+    dw_kernel = _fastest(agreed[2], DW, (g, xs, into))
+    return agreed[0][0], agreed[1][0], dw_kernel, agreed[3][0]
 
 
 def _agreeing(names: list[str], kernels: dict[str, Any], operands: tuple[Any, ...], expected: Tensor) -> list[str]:
     """Those of the kernels that give what was expected; one that does not apply gives None."""
-    found = {name: kernels[name](*operands) for name in names}
-    return [name for name, y in found.items() if y is not None and same_bits(y, expected)]
+    agreeing = []
+    for name in names:
+        y = kernels[name](*operands)  # looked at before the next one writes where it lies
+        if y is not None and same_bits(y, expected):
+            agreeing.append(name)
+    return agreeing
+
+
+def _fastest(names: list[str], kernels: dict[str, Any], operands: tuple[Any, ...]) -> str:
+    """The one that took the least time once; "each", which takes a call a client, only where there is no other."""
+    tried = [name for name in names if name != "each"]
+    if len(tried) < 2:
+        return names[0]
+    took = dict.fromkeys(tried, math.inf)
+    for _ in range(_TRIES):
+        for name in tried:
+            started = time.perf_counter()
+            kernels[name](*operands)
+            took[name] = min(took[name], time.perf_counter() - started)
+    return min(took, key=took.__getitem__)
 
 
 def _alone(x: Tensor, w: Tensor, bias: Tensor | None, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -169,11 +199,38 @@ def _dx_each(g: Tensor, w: Tensor) -> Tensor:
     return dx
 
 
-def _dw_each(g: Tensor, x: Tensor) -> Tensor:
-    dw = g.new_empty(g.shape[0], g.shape[2], x.shape[2])
-    for rows, samples, out in zip(g.unbind(), x.unbind(), dw.unbind(), strict=True):
-        torch.mm(rows.t(), samples, out=out)
-    return dw
+def _dw_numpy(g: Tensor, x: Tensor, out: Tensor) -> Tensor | None:
+    """By NumPy's library, which is faster at small products than MKL."""
+    if not _is_numpys(x) or g.shape[1] * g.shape[2] * x.shape[2] > _ONE_THREAD:
+        return None
+    np.matmul(g.detach().transpose(1, 2).numpy(), x.detach().numpy(), out=out.numpy())
+    return out
+
+
+def _dw_summed(g: Tensor, x: Tensor, out: Tensor) -> Tensor | None:
+    """Sample after sample, as torch adds the smallest products, in a third of its time."""
+    if not _is_numpys(x) or g.shape[1] * g.shape[2] * x.shape[2] > _SMALL:
+        return None
+    # How numbers lie decides in which order they are added.
+    into = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
+    np.einsum("gbo,gbi->goi", g.detach().contiguous().numpy(), x.detach().contiguous().numpy(), out=into.numpy())
+    return out if into is out else out.copy_(into)
+
+
+def _is_numpys(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def _dw_batched(g: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    if out.is_contiguous():
+        return torch.bmm(g.transpose(1, 2), x, out=out)
+    return out.copy_(torch.bmm(g.transpose(1, 2), x))
+
+
+def _dw_each(g: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    for rows, samples, into in zip(g.unbind(), x.unbind(), out.unbind(), strict=True):
+        torch.mm(rows.t(), samples, out=into)
+    return out
 
 
 FORWARD: dict[str, Callable[[Tensor, Tensor, Tensor | None], Any]] = {
@@ -186,10 +243,13 @@ DX: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "batched": torch.bmm,
     "each": _dx_each,
 }
-DW: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "batched": lambda g, x: torch.bmm(g.transpose(1, 2), x),
+DW: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
+    "numpy": _dw_numpy,
+    "summed": _dw_summed,
+    "batched": _dw_batched,
     "each": _dw_each,
 }
+"""Written into the third argument `[G, o, i]`, whose rows may lie apart."""
 DB: dict[str, Callable[[Tensor], Tensor]] = {
     "batched": lambda g: g.sum(1),
     "each": lambda g: torch.stack([rows.sum(0) for rows in g.unbind()]),
@@ -221,121 +281,6 @@ def _steps_apart(x: Tensor, g: Tensor, out: Tensor, source: torch.Generator) -> 
         if not same_bits(torch.add(xs, gs, alpha=-0.3, out=into), expected):
             return False
     return True
-
-
-# --- cross entropy ----------------------------------------------------------------------------------------------------
-
-
-class CrossEntropy(torch.autograd.Function):
-    """The mean of -log softmax(z)[label] for each client: z `[G, b, c]`, labels `[G, b]` -> `[G]`."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, labels: Tensor) -> Tensor:
-        """Log softmax in one piece; the means by torch's own reduction, one call a client."""
-        logs = torch.log_softmax(z, -1)
-        ctx.save_for_backward(logs, labels)
-        return mean_losses(-logs.gather(2, labels.unsqueeze(2)).squeeze(2))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """softmax(z) minus the label's unit vector, each over b."""
-        logs, labels = ctx.saved_tensors
-        each = (grads[0] / labels.shape[1]).neg_()
-        g = torch.zeros_like(logs)
-        g.scatter_(2, labels.unsqueeze(2), each.view(-1, 1, 1).expand(-1, labels.shape[1], 1))
-        return torch._log_softmax_backward_data(g, logs, 2, logs.dtype), None
-
-
-def cross_entropy(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The same without autograd: what each sample costs `[G, b]`, and the derivatives of `mean_losses` of it by z.
-
-    torch takes a softmax of few classes row by row, number by number, and one over columns in whole vectors: seven
-    times faster at 10 classes, and with the same bits where the classes fit into one vector.
-    """
-    key = ("columns", tuple(z.shape), z.dtype, z.device.type)
-    worth = z.shape[2] < 16 and labels.numel() >= _MANY
-    if worth and remembered(key, lambda source: _columns_agree(z, labels, source)):
-        return _softmax_by_columns(z, labels)
-    return _softmax_by_rows(z, labels)
-
-
-def _softmax_by_rows(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """-log softmax at the labels `[G, b]`, and the derivatives of its means by z."""
-    logs, index = torch.log_softmax(z, -1), labels.unsqueeze(2)
-    g = torch.zeros_like(logs).scatter_(2, index, -1 / labels.shape[1])
-    dz = torch._log_softmax_backward_data(g, logs, 2, logs.dtype)
-    return -logs.gather(2, index).squeeze(2), dz
-
-
-def _softmax_by_columns(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    clients, b, c = z.shape
-    count, index = clients * b, labels.reshape(1, -1)
-    columns = z.new_zeros(c, -(-count // _VECTORS) * _VECTORS)  # the last few would go another way
-    columns[:, :count] = z.reshape(count, c).t()
-    logs = torch.log_softmax(columns, 0)
-    g = torch.zeros_like(logs).scatter_(0, index, -1 / b)
-    dz = torch._log_softmax_backward_data(g, logs, 0, logs.dtype)
-    return -logs.gather(0, index).view(clients, b), dz[:, :count].t().contiguous().view(clients, b, c)
-
-
-_MANY = 256
-"""Samples from which turning rows into columns is worth it."""
-_VECTORS = 64
-"""Numbers that are a whole number of vectors on any processor."""
-
-
-def _columns_agree(z: Tensor, labels: Tensor, source: torch.Generator) -> bool:
-    """Tried on some thousand samples: where the order of additions differs, every second of them does."""
-    for _ in range(1 + 4096 // max(1, labels.numel())):
-        drawn = 3 * random_like(z.detach().contiguous(), source)
-        rows, columns = _softmax_by_rows(drawn, labels), _softmax_by_columns(drawn, labels)
-        if not (same_bits(rows[0], columns[0]) and same_bits(rows[1], columns[1])):
-            return False
-    return True
-
-
-def mean_losses(each: Tensor) -> Tensor:
-    """What torch.nll_loss gives for each client, whose samples cost `each` `[G, b]`: `[G]`.
-
-    Whether ours is its order of adding is tried for each batch size; where it is not, it is asked.
-    """
-    key = ("nll", tuple(each.shape), each.dtype, each.device.type)
-    if remembered(key, lambda source: _adds_in_sixteens(random_like(each.detach(), source))):
-        return _in_sixteens(each)
-    return _nll(each)
-
-
-def _adds_in_sixteens(drawn: Tensor) -> bool:
-    return same_bits(_in_sixteens(drawn), _nll(drawn))
-
-
-def _nll(each: Tensor) -> Tensor:
-    """By torch itself, as of samples that have a single class."""
-    labels = torch.zeros(each.shape[1], dtype=torch.int64, device=each.device)
-    return torch.stack([functional.nll_loss(-row.unsqueeze(1), labels) for row in each.unbind()])
-
-
-def _in_sixteens(each: Tensor) -> Tensor:
-    """Row means of `[G, b]`, added as torch does: the first by itself, then in sixteens, in order."""
-    columns = each.t().contiguous()
-    b = columns.shape[0]
-    sixteens = torch.zeros_like(columns[0])
-    for start in range(1, b - 15, 16):
-        sixteens += _in_order(columns[start : start + 16])
-    rest = (b - 1) % 16
-    part = _in_order(columns[b - rest :]) if rest else torch.zeros_like(columns[0])
-    return (part + sixteens + columns[0]) / b
-
-
-def _in_order(rows: Tensor) -> Tensor:
-    """Sum over dimension 0, one row after the other, from zero on."""
-    if rows.device.type == "cpu" and rows.shape[1] > 1 and rows.dtype in (torch.float32, torch.float64):
-        # NumPy adds along an axis that is not the fastest in memory row by row.
-        return torch.from_numpy(np.add.reduce(rows.numpy(), 0, initial=0))
-    total = torch.zeros_like(rows[0])
-    for row in rows.unbind():
-        total += row
-    return total
 
 
 def each_client(function: Callable[..., Any], stacks: Sequence[Any], size: int) -> Any:

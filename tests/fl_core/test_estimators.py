@@ -6,11 +6,12 @@ import itertools
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from fl_core.estimators import Estimator, resolve_tau
+from fl_core.estimators import Estimator, Orders, resolve_tau
 
 KEY = (1, 2, 3)
 
@@ -210,3 +211,16 @@ def test_mean_and_variance_of_what_is_drawn(kind: str, m: int, tau: int) -> None
     formula = spread / tau if kind == "multi" else (m - tau) / (tau * (m - 1)) * spread
     assert abs(float(errors.mean()) - formula) < 5 * float(errors.std()) / math.sqrt(steps)
     assert float((g.mean(0) - mean).norm()) < 5 * math.sqrt(formula / steps)
+
+
+@pytest.mark.parametrize("numbers", [1, 40, 1 << 16])
+def test_orders_drawn_together_are_each_clients_own(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of clients with as many samples or not, a few or many at once, in early and late epochs, in any order asked."""
+    monkeypatch.setattr("fl_core.estimators._NUMBERS", numbers)
+    estimator, sizes = made("minibatch"), np.array([7, 7, 7, 30, 4, 1, 7, 300] * 12)
+    clients = [3 * k for k in range(len(sizes))]
+    orders = Orders(estimator, (1, 2), clients, lambda some: sizes[some // 3])
+    for row in [*range(len(sizes)), 5, 90, 4]:
+        for epoch in (0, 1, 15, 16, 40):
+            expected = estimator.order(int(sizes[row]), (1, 2, clients[row]), epoch)
+            assert torch.equal(orders.of(row, epoch), expected)

@@ -56,6 +56,19 @@ def test_sent_shards() -> None:
     assert shards.complete
 
 
+def test_blocks_are_views_of_as_many_samples() -> None:
+    """All samples in pieces of one size, without the rest, in the memory they lie in; the same views each time."""
+    shards, cpu = partition(), torch.device("cpu")
+    inputs, targets = shards.whole()
+    blocks = shards.blocks(2, cpu)
+    count = len(targets) // 2
+    assert torch.equal(blocks[0].flatten(0, 1), inputs[: 2 * count])
+    assert torch.equal(blocks[1].flatten(), targets[: 2 * count])
+    assert blocks[0].data_ptr() == inputs.data_ptr()
+    assert shards.blocks(2, cpu) is blocks
+    assert shards.blocks(len(targets) + 1, cpu)[0].shape[0] == 0
+
+
 def test_equal_data_has_an_equal_digest() -> None:
     """However it was put together."""
     assert partition().digest() == Shards.of_clients(clients()).digest() == partition().digest()

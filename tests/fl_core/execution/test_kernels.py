@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from fl_core.execution.kernels import CrossEntropy, Linear, each_client, linear_plan, mean_losses, same_bits, step_down
+from fl_core.execution.kernels import DW, Linear, each_client, linear_plan, same_bits, step_down
 
 
 @settings(max_examples=60, deadline=None)
@@ -67,35 +67,6 @@ def test_a_step_of_columns_is_one_of_whole_vectors(n: int, dtype: torch.dtype) -
     assert same_bits(x, expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("b", [1, 2, 16, 17, 20, 33, 60])
-def test_the_mean_of_costs_is_that_of_torch(b: int, dtype: torch.dtype) -> None:
-    """Of the logs alone, of 30 clients at once."""
-    source = torch.Generator().manual_seed(b)
-    logs = torch.log_softmax(torch.randn(30, b, 10, dtype=dtype, generator=source), -1)
-    labels = torch.randint(10, (30, b), generator=source)
-    values = mean_losses(-logs.gather(2, labels.unsqueeze(2)).squeeze(2))
-    for row in range(30):
-        assert same_bits(values[row], functional.nll_loss(logs[row], labels[row]))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("b", [1, 4, 20, 37])
-def test_cross_entropy(b: int, dtype: torch.dtype) -> None:
-    """Values and gradients are those of torch's loss alone."""
-    source = torch.Generator().manual_seed(b)
-    z = torch.randn(8, b, 10, dtype=dtype, generator=source).mul_(5).requires_grad_()
-    labels = torch.randint(10, (8, b), generator=source)
-    weights = torch.rand(8, dtype=dtype, generator=source)
-    values = CrossEntropy.apply(z, labels)
-    (g,) = torch.autograd.grad(values, [z], weights)
-    for row in range(8):
-        alone = z[row].detach().clone().requires_grad_()
-        value = functional.cross_entropy(alone, labels[row])
-        assert same_bits(values[row].detach(), value.detach())
-        assert same_bits(g[row], torch.autograd.grad(value, [alone], weights[row])[0])
-
-
 def test_a_shared_weight_is_one_large_product_where_that_rounds_alike() -> None:
     """At the first local step of 16 samples a client the forward is one product for all."""
     x = torch.randn(50, 16, 64)
@@ -103,6 +74,27 @@ def test_a_shared_weight_is_one_large_product_where_that_rounds_alike() -> None:
     plan = linear_plan(x, w, None, False)
     assert plan is not None
     assert plan[0] in ("together", "batched")
+
+
+@pytest.mark.parametrize("name", DW)
+@pytest.mark.parametrize("apart", [0, 3])
+def test_a_gradient_is_written_where_it_is_wanted(name: str, apart: int) -> None:
+    """Every kernel fills the rows it is given, wide apart or not, and nothing between them."""
+    g = torch.randn(9, 4, 6, dtype=torch.float64).transpose(1, 2)
+    x = torch.randn(9, 6, 30, dtype=torch.float64, requires_grad=True)
+    wide = torch.full((9, 120 + apart), 7.0, dtype=torch.float64)
+    out = wide[:, :120].view(9, 4, 30)
+    with torch.no_grad():
+        assert DW[name](g, x, out) is out
+    torch.testing.assert_close(out, g.transpose(1, 2) @ x)
+    assert (wide[:, 120:] == 7).all()
+
+
+def test_numpy_multiplies_nothing_that_its_library_would_share_between_threads() -> None:
+    """A slot uses one core: products of many numbers are torch's, whose threads are set."""
+    g, x = torch.randn(2, 64, 64), torch.randn(2, 64, 65)
+    assert DW["numpy"](g, x, torch.empty(2, 64, 65)) is None
+    assert DW["numpy"](g, x[..., :64], torch.empty(2, 64, 64)) is not None
 
 
 def test_same_bits_sees_the_sign_of_zero() -> None:
