@@ -197,7 +197,7 @@ class Server:
             self._reads |= replies.reads
         self._received = self.x if isinstance(self._downlink, Identity) else self._next_received
         self.finished_rounds = self.round
-        return {"direction_norm": float(torch.linalg.vector_norm(g.double()))}
+        return {"direction_norm": float(torch.linalg.vector_norm(g, dtype=torch.float64))}
 
     def _step(self, replies: Replies) -> Tensor:
         algorithm = self.algorithm

@@ -27,6 +27,9 @@ from master.runs import machine_of
 
 Emit = Callable[[events.Event], None]
 Take = Callable[[int, CohortResult], None]
+SMALL_BROADCAST_BYTES = 64 << 10
+"""A Broadcast of at most this much is packed on the event loop, in less time than it takes to ask a thread."""
+
 Ending = Literal["complete", "given up"] | Exception
 Over = Callable[[Ending], None]
 
@@ -59,6 +62,7 @@ class OpenRun:
     Attributes:
         round: the one being executed; works: its cohorts' tasks, by index.
         take: who takes their results as they come; over: who is told, once, how the round has ended.
+        conclude: who is given the result of the round's only task before the event loop, in the thread of a local slot.
     """
 
     name: str
@@ -68,11 +72,24 @@ class OpenRun:
     works: dict[int, CohortWork] = field(default_factory=dict)
     take: Take | None = None
     over: Over | None = None
+    conclude: Take | None = None
     _packed: tuple[int, asyncio.Future[wire.Packed]] | None = None
+    _small: tuple[int, wire.Packed] | None = None
+
+    def small_broadcast(self) -> wire.Packed | None:
+        """The present round's Broadcast, packed once for all workers; None: a large one is for a thread."""
+        assert self.round is not None
+        if self._small is None or self._small[0] != self.round.number:
+            if wire.tensor_bytes(self.round.broadcast) > SMALL_BROADCAST_BYTES:
+                return None
+            self._small = (self.round.number, wire.broadcast_message(self.name, self.round.broadcast))
+        return self._small[1]
 
     async def broadcast_message(self) -> wire.Packed:
-        """The present round's Broadcast, packed once for all workers, off the event loop."""
+        """The present round's Broadcast, packed once for all workers, a large one off the event loop."""
         assert self.round is not None
+        if (small := self.small_broadcast()) is not None:
+            return small
         if self._packed is None or self._packed[0] != self.round.number:
             packing = asyncio.to_thread(wire.broadcast_message, self.name, self.round.broadcast)
             self._packed = (self.round.number, asyncio.ensure_future(packing))
@@ -117,17 +134,27 @@ class Cluster:
         for executor in self.executors.values():
             executor.forget(name)
 
-    def start_round(self, name: str, round: Round, works: Sequence[CohortWork], take: Take, over: Over) -> None:
+    def start_round(
+        self,
+        name: str,
+        round: Round,
+        works: Sequence[CohortWork],
+        take: Take,
+        over: Over,
+        conclude: Take | None = None,
+    ) -> None:
         """Execute a round's cohorts wherever there is room.
 
         Args:
             take: is given each result with its task's index when it arrives, in any order.
             over: is told how the round has ended: it has all its results, it was given up, or it has failed (a
                 UserCodeError or RunError: a client's code raised, or a task was lost with three workers).
+            conclude: of a round of one task, may be given its result, in the thread of a local slot that has computed
+                it, before `take` is. A copy of such a task is never handed out, so nobody else can have it too.
         """
         run = self.runs[name]
         run.round, run.works = round, {work.index: work for work in works}
-        run.take, run.over = take, over
+        run.take, run.over, run.conclude = take, over, conclude if len(works) == 1 else None
         self._handle(say.RoundOpened(name, round.number, tuple(TaskId(name, round.number, w.index) for w in works)))
 
     async def run_round(self, name: str, round: Round, works: Sequence[CohortWork]) -> list[CohortResult] | None:
@@ -161,7 +188,7 @@ class Cluster:
             return
         if ending != "complete" and run.round is not None:
             self._handle(say.RoundAborted(run.name, run.round.number))
-        run.take = None  # it holds the round's results
+        run.take = run.conclude = None  # they hold the round's results
         over(ending)
 
     def pause(self, paused: bool) -> None:

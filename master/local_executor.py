@@ -49,17 +49,19 @@ class LocalExecutor:
         assert run.round is not None
         if not site.has_round(work.round):
             site.receive(run.round.broadcast)
-        task = TaskId(run.name, work.round, work.index)
+        task, conclude = TaskId(run.name, work.round, work.index), run.conclude
 
-        def execute(slot: Slot) -> None:
-            try:
-                found: CohortResult | BaseException = site.execute(slot, work)
-            except BaseException as error:  # a user's code may even leave the interpreter
-                found = error
+        def execute(slot: Slot) -> CohortResult:
+            found = site.execute(slot, work)
+            if conclude is not None:
+                conclude(work.index, found)
+            return found
+
+        def tell(found: CohortResult | BaseException) -> None:
             with suppress(RuntimeError):  # the loop has ended: nobody waits
                 self._loop.call_soon_threadsafe(self._finished, task, attempt, found)
 
-        self._pool.start(execute)
+        self._pool.start(execute, tell)
 
     def cancel(self, task: TaskId, attempt: int) -> None:
         """A thread cannot be stopped: the result comes and is discarded."""

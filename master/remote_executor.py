@@ -85,16 +85,22 @@ class RemoteExecutor:
     def assign(self, run: OpenRun, work: CohortWork, attempt: int) -> None:
         """Queue the task; what it needs and the worker lacks is sent before it."""
         self.prepare(run)
-        if self._is_waited_for(run, work):
-            self._tell(wire.task_message(run.name, work, attempt)[0])
-        else:
+        is_first = self._outgoing.empty() and not self._is_sending
+        if not (is_first and self._send_at_once(run, work, attempt)):
             self._outgoing.put_nowait((run, work, attempt))
 
-    def _is_waited_for(self, run: OpenRun, work: CohortWork) -> bool:
-        """Whether the worker has all that the task needs, so that its message alone, without a body, can go at once."""
+    def _send_at_once(self, run: OpenRun, work: CohortWork, attempt: int) -> bool:
+        """Whether the task went out now: it and what the worker lacks for it are small, and wait for nothing."""
         state = self._runs[run.name]
-        is_free = self._outgoing.empty() and not self._is_sending
-        return is_free and state.has_data and state.round == work.round and not work.memory and not work.own
+        if not state.has_data or work.memory or work.own:
+            return False
+        if state.round != work.round:
+            broadcast = run.small_broadcast()
+            if broadcast is None or not self.link.send_at_once(*state.broadcasts.lacking(broadcast)):
+                return False
+            state.broadcasts.sent(broadcast)
+            state.round = work.round
+        return self.link.send_at_once(*wire.task_message(run.name, work, attempt))
 
     def cancel(self, task: TaskId, attempt: int) -> None:
         """Tell the worker; it answers in any case."""
@@ -139,7 +145,9 @@ class RemoteExecutor:
         if self._is_wanted(run, state, work) and state.round != work.round:
             broadcast = await run.broadcast_message()
             if self._is_wanted(run, state, work):
-                await self.link.send(*state.broadcasts.lacking(broadcast))
+                sent = state.broadcasts.lacking(broadcast)
+                state.broadcasts.sent(broadcast)
+                await self.link.send(*sent)
                 state.round = work.round
         lacking = [] if state.has_data else [i for i in work.clients if i not in state.shards]
         for i in lacking:

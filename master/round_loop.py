@@ -1,8 +1,9 @@
 """The round loop: Algorithm 1, with the local work on a cluster and everything slow beside it.
 
 Read `fl_core.reference` first: this is the same algorithm. Torch runs in three helper threads, never on the event
-loop: the server's (sampling, decoding, server step), the evaluation's and the saver's. A round's evaluation and its
-checkpoint run while the next round is under way; neither changes a number of the run.
+loop: the server's (sampling, decoding, server step; `master.server_turn` says when a slot acts in its place), the
+evaluation's and the saver's. A round's evaluation and its checkpoint run while the next round is under way; neither
+changes a number of the run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,9 +30,10 @@ from fl_core.session import Session
 from fl_core.state import initial_values
 from master import events
 from master.checkpoint import Checkpoint
-from master.cluster import Cluster, Ending
+from master.cluster import Cluster
 from master.evaluations import Evaluations
 from master.outcome import Outcome, told
+from master.server_turn import ServerTurn
 from master.side_thread import SideThread
 
 _CUMULATIVE = ("oracle_calls", "bits_up", "bits_down")
@@ -91,6 +94,7 @@ class RoundLoop:
         self._totals: dict[str, float] = dict.fromkeys((*_CUMULATIVE, *_WIRE), 0) | {"elapsed_s": 0.0}
         self._wire_seen = wire_bytes()  # runs before this one used the same sockets
         self._stopping = False
+        self._rounds_told = 0
         self._last: dict[str, float] = {}
         self._evaluations = Evaluations(run, session, cluster.emit)
         self._threads = {name: SideThread(name) for name in ("server", "save")}
@@ -98,6 +102,8 @@ class RoundLoop:
         self._skips_told = 0
         self._savings: set[asyncio.Task[None]] = set()
         self._has_gpu = torch.cuda.is_available()
+        # The server's operations run in one thread each, whoever runs them: their last bits may depend on it.
+        self._slots_are_alike = session.experiment.execution.intra_op_threads == 1
 
     def keep_memories_in(self, folder: Path) -> None:
         """Before anything else: what clients remember lies in a file of this folder, if the experiment says "disk"."""
@@ -137,7 +143,7 @@ class RoundLoop:
             reason, text = "failed", told(error)
         finally:
             self.cluster.close_run(self.run_name)
-            await self._settle(save=first <= self.rounds_done)
+            await self._settle(save=first <= self._rounds_told)
         return Outcome(reason, self.rounds_done, self._server.x, self._last | self._evaluations.found, text)
 
     # --- the rounds ------------------------------------------------------------------------------------------------
@@ -180,46 +186,18 @@ class RoundLoop:
         """The round's local work and the server's turn after it. None: the round was given up."""
         while True:
             gathering = Gathering(round.number, works, self.session.work, self.session.layout)
+            turn = ServerTurn(self._threads["server"], gathering, partial(self._turn, round, gathering))
+            conclude = turn.conclude if self._slots_are_alike else None
+            self.cluster.start_round(self.run_name, round, works, turn.take, turn.over, conclude)
             try:
-                return await self._turn_after(round, works, gathering)
+                return await turn.outcome
             except UnreducedError as error:
                 text = f"round {round.number} is run again, with every client's own reply: {error}"
                 self._emit(events.Noted(time_s=time.time(), text=text))
                 works = [replace(work, index=work.index + len(works), asked={}) for work in works]
 
-    def _turn_after(self, round: Round, works: list[CohortWork], gathering: Gathering) -> asyncio.Future[_Turn | None]:
-        """The server's turn, which begins with the last result, without a detour through whoever waits for it."""
-        turn: asyncio.Future[_Turn | None] = asyncio.get_running_loop().create_future()
-        server = self._threads["server"]
-        failures: list[Exception] = []
-
-        def fold() -> None:
-            try:
-                gathering.fold()
-            except Exception as error:  # raised in the turn, which comes after it
-                failures.append(error)
-
-        def take(index: int, result: CohortResult) -> None:
-            if gathering.add(index, result):
-                server.call(fold)
-
-        def over(ending: Ending) -> None:
-            if turn.done():  # the run was cancelled
-                return
-            if ending == "complete":
-                server.call_for(turn, self._turn, round, gathering, failures)
-            elif isinstance(ending, Exception):
-                turn.set_exception(ending)
-            else:
-                turn.set_result(None)
-
-        self.cluster.start_round(self.run_name, round, works, take, over)
-        return turn
-
-    def _turn(self, round: Round, gathering: Gathering, failures: Sequence[Exception]) -> _Turn:
-        """All that the server does between two rounds' local work, in one visit to its thread."""
-        for failure in failures:
-            raise failure
+    def _turn(self, round: Round, gathering: Gathering) -> _Turn:
+        """All that the server does between two rounds' local work, in one visit to its thread or to a slot's."""
         experiment, number = self.session.experiment, round.number
         metrics = self._finish(round, gathering)
         checkpoint = self._checkpoint() if number % experiment.checkpoint.every == 0 else None
@@ -265,6 +243,7 @@ class RoundLoop:
             metrics["gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
         metrics |= {"round_s": round_s, "elapsed_s": self._totals["elapsed_s"]}
         self._last |= metrics
+        self._rounds_told = number
         self._tell_of_skipped()
         self._evaluations.check(number, metrics)
         due = self._evaluations.is_due(number)
@@ -325,11 +304,13 @@ class RoundLoop:
         await self._finish_beside()
         if save:
             self._flush()
-            await self._in_thread("save", self._save, await self._in_thread("server", self._checkpoint))
+            checkpoint = await self._in_thread("server", self._checkpoint)
+            if checkpoint.round == self._rounds_told:  # else it was cancelled in a turn, and that line is missing
+                await self._in_thread("save", self._save, checkpoint)
         self._evaluations.close()
-        self._memories.close()
         for thread in self._threads.values():
             thread.close()
+        self._memories.close()
 
     async def _in_thread(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._threads[name].call(function, *arguments)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 from fl_core.intra_op import use_intra_op_threads
@@ -30,9 +30,13 @@ class SideThread:
     """Runs functions one after another, in the order they came. All calls are on the event loop.
 
     The thread begins with the first function. Its torch computes with one thread, as everywhere in a run.
+
+    Attributes:
+        lent: held while a function runs; who holds it, in whichever thread, acts in this one's place.
     """
 
     def __init__(self, name: str) -> None:
+        self.lent = Lock()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name=name, daemon=False)
         self._closed = False
@@ -63,18 +67,20 @@ class SideThread:
         while (call := next_job(self._calls)) is not None:
             future, error, result = call.future, None, None
             try:
-                result = call.function(*call.arguments)
+                with self.lent:
+                    result = call.function(*call.arguments)
             except BaseException as raised:  # a user's code may even leave the interpreter
-                error = raised if not isinstance(raised, StopIteration) else RuntimeError("StopIteration was raised")
+                error = raised
             with suppress(RuntimeError):  # the loop has ended: nobody waits
-                future.get_loop().call_soon_threadsafe(_settle, future, result, error)
+                future.get_loop().call_soon_threadsafe(settle, future, result, error)
             del call, future, error, result  # they may be large, and the next call may be long in coming
 
 
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():  # whoever waited was cancelled
+def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Give the future what a function has returned or raised, unless whoever waited was cancelled."""
+    if future.done():
         return
-    if error is not None:
-        future.set_exception(error)
+    if error is not None:  # a future refuses StopIteration
+        future.set_exception(RuntimeError("StopIteration was raised") if isinstance(error, StopIteration) else error)
     else:
         future.set_result(result)

@@ -120,6 +120,13 @@ class Link(asyncio.BufferedProtocol):
         await self._open_outbox().send(message, pack(buffers))
         self._require_alive()
 
+    def send_at_once(self, message: Message, buffers: Sequence[BytesLike] = ()) -> bool:
+        """Send without waiting what is small, if nothing waits before it. False: `send` it, or learn there why not."""
+        try:
+            return self._open_outbox().send_at_once(message, pack(buffers))
+        except ProtocolError:
+            return False
+
     def send_soon(self, message: Message) -> None:
         """The same for a message without buffers, without waiting.
 

@@ -62,8 +62,7 @@ class Outbox:
 
     async def send(self, message: Message, body: Body) -> None:
         """Return when the message is handed to the kernel, or the link is over (the owner checks which)."""
-        small = body.nbytes <= SMALL_BYTES
-        if (small and self.is_idle) or (type(message) in URGENT and not self._closed):
+        if self._may_go_at_once(body) or (type(message) in URGENT and not self._closed):
             self._write_small(message, body)
             return
         entry = _Entry(message, body, asyncio.get_running_loop().create_future())
@@ -77,6 +76,13 @@ class Outbox:
             raise
         if entry.refusal is not None:
             raise entry.refusal
+
+    def send_at_once(self, message: Message, body: Body) -> bool:
+        """Whether the message is written now: it is small and passes no other. Raises as `send`; nothing is written."""
+        if self._may_go_at_once(body):
+            self._write_small(message, body)
+            return True
+        return False
 
     def send_soon(self, message: Message) -> None:
         """The same without a body or waiting. Raises ConnectionLostError when the peer is too far behind."""
@@ -131,6 +137,9 @@ class Outbox:
         self._queue.append(entry)
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write_queue())
+
+    def _may_go_at_once(self, body: Body) -> bool:
+        return body.nbytes <= SMALL_BYTES and self.is_idle
 
     def _write_small(self, message: Message, body: Body) -> None:
         parts: list[bytes | memoryview] = [self._connection.send(message, body)]

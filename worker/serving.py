@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,7 +34,7 @@ _NO_RUN_BYTES = 64 << 10
 _MOST_HELD = 65536
 """Clients that a Ready may name."""
 
-Outgoing = tuple[messages.Message, list[np.ndarray]]
+Outgoing = tuple[messages.Message, Sequence[np.ndarray]]
 
 
 class _Key(NamedTuple):
@@ -74,6 +74,7 @@ class Serving:
         self._held: dict[_Key, _Held] = {}
         self._cancelled: set[_Key] = set()  # before they came: a Cancel may overtake its Task
         self._outgoing: asyncio.Queue[Outgoing | None] = asyncio.Queue()
+        self._is_sending = False
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -157,7 +158,7 @@ class Serving:
             ready = messages.Ready(message.run, False, report_of(error))
         if ready.error is not None:
             logger.error("run %s cannot be set up: %s", message.run, ready.error.message)
-        self._outgoing.put_nowait((ready, []))
+        self._tell(ready)
 
     def _of(self, run: str) -> PreparedRun:
         if run not in self._runs:
@@ -195,11 +196,11 @@ class Serving:
             raise StateError(f"attempt {key.attempt} of task {key.task} of round {key.round} came twice")
         if self._draining or key in self._cancelled:
             self._cancelled.discard(key)
-            self._outgoing.put_nowait((_returned(message.run, work, message.attempt), []))
+            self._tell(_returned(message.run, work, message.attempt))
             return
         if found is None:
             report = Report("lacking", "a client's memory is not kept here any more")
-            self._outgoing.put_nowait((messages.Failure(*key, report), []))
+            self._tell(messages.Failure(*key, report))
             return
         self._idle.clear()
         future = self._pool.submit(lambda slot: site.execute(slot, completed(work, found)))
@@ -232,7 +233,7 @@ class Serving:
     # --- out -------------------------------------------------------------------------------------------------------
 
     def _finished(self, key: _Key, done: Future[CohortResult]) -> None:
-        self._outgoing.put_nowait(self._answer(key, self._held.pop(key), done))
+        self._tell(*self._answer(key, self._held.pop(key), done))
         if not self._held:
             self._idle.set()
 
@@ -259,9 +260,17 @@ class Serving:
         self._told[name] = decision
         return FusingChoice(**decision)
 
+    def _tell(self, message: messages.Message, buffers: Sequence[np.ndarray] = ()) -> None:
+        """Send what waits for nothing now: a step of the event loop later counts where a task is short."""
+        is_first = self._outgoing.empty() and not self._is_sending
+        if not (is_first and self._link.send_at_once(message, buffers)):
+            self._outgoing.put_nowait((message, buffers))
+
     async def _send(self) -> None:
         while True:
+            self._is_sending = False
             outgoing = await self._outgoing.get()
+            self._is_sending = True
             if outgoing is None:
                 return
             await self._link.send(*outgoing)

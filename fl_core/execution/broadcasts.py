@@ -27,11 +27,10 @@ class SentBroadcasts:
         self._digests: deque[frozenset[str]] = deque(maxlen=_KEPT)
 
     def lacking(self, packed: wire.Packed) -> wire.Packed:
-        """The broadcast with only those tensors that the worker lacks. It counts as sent from now on."""
+        """The broadcast with only those tensors that the worker lacks. Say `sent` when it goes out."""
         message, buffers = packed
         known = frozenset().union(*self._digests)
         rows = list(zip(message.tensors, message.digests, buffers, strict=True))
-        self._digests.append(frozenset(message.digests))
         held = {spec.name: digest for spec, digest, _ in rows if digest in known}
         if not held:
             return packed
@@ -40,6 +39,10 @@ class SentBroadcasts:
             message, tensors=[spec for spec, _, _ in sent], digests=[digest for _, digest, _ in sent], held=held
         )
         return message, [buffer for _, _, buffer in sent]
+
+    def sent(self, packed: wire.Packed) -> None:
+        """The whole broadcast counts as sent from now on."""
+        self._digests.append(frozenset(packed[0].digests))
 
 
 class ReceivedBroadcasts:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -56,11 +57,15 @@ class Slot:
 
 class _Job(NamedTuple):
     run: Callable[[Slot], Any]
-    future: Future[Any] | None
+    then: Callable[[Any], None]
+    future: Future[Any] | None = None
 
 
 class DevicePool:
     """Threads that run jobs, each on a slot of its own. They begin with the first job.
+
+    Of the idle slots on the least busy device the one that became idle last is served first: its thread finds in its
+    caches what it left there, and where one slot is enough the others' replicas are never made.
 
     Args:
         devices: one entry a device.
@@ -71,19 +76,37 @@ class DevicePool:
         self.devices = tuple(devices)
         self._all = tuple(Slot(device) for device in devices for _ in range(threads_per_device))
         self.slots = len(self._all)
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: dict[Slot, SimpleQueue[_Job | None]] = {slot: SimpleQueue() for slot in self._all}
+        self._idle = list(reversed(self._all))  # the last one is served first
+        self._busy = Counter[torch.device]()
+        self._waiting: deque[_Job] = deque()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._closed = False
 
-    def start(self, job: Callable[[Slot], None]) -> None:
-        """Run `job(slot)` on the next free slot, unless the pool is closed before. It must not raise."""
-        self._put(_Job(job, None))
+    def start(self, job: Callable[[Slot], T], then: Callable[[T | BaseException], None]) -> None:
+        """Run `job(slot)` on an idle slot or the next free one, unless the pool is closed before.
+
+        Args:
+            then: is given what the job has returned or raised, in the slot's thread, when the slot is free for the next
+                job: who brings that at once is served by the same thread. It must not raise.
+        """
+        self._put(_Job(job, then))
 
     def submit(self, job: Callable[[Slot], T]) -> Future[T]:
-        """Run `job(slot)` on the next free slot; what it returns or raises is the future's."""
+        """Run `job(slot)` on an idle slot or the next free one; what it returns or raises is the future's."""
         future: Future[T] = Future()
-        self._put(_Job(job, future))
+
+        def run(slot: Slot) -> T | None:
+            return job(slot) if future.set_running_or_notify_cancel() else None
+
+        def settle(found: Any) -> None:
+            if isinstance(found, BaseException):
+                future.set_exception(found)
+            elif not future.cancelled():
+                future.set_result(found)
+
+        self._put(_Job(run, settle, future))
         return future
 
     def forget(self, run: str) -> None:
@@ -94,16 +117,17 @@ class DevicePool:
             give_back_memory()  # activations of its model
 
     def close(self) -> None:
-        """Wait for the running jobs, drop the queued ones, end the threads."""
+        """Wait for the running jobs, drop those that wait for a slot, end the threads."""
         with self._lock:
             self._closed = True
-        with suppress(Empty):
-            while True:
-                job = self._jobs.get_nowait()
-                if job is not None and job.future is not None:
-                    job.future.cancel()
-        for _ in self._threads:
-            self._jobs.put(None)
+            dropped = list(self._waiting)
+            self._waiting.clear()
+        for job in dropped:
+            if job.future is not None:
+                job.future.cancel()
+        if self._threads:
+            for jobs in self._jobs.values():
+                jobs.put(None)
         for thread in self._threads:
             thread.join()
 
@@ -111,31 +135,46 @@ class DevicePool:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            self._jobs.put(job)
-            if not self._threads:  # the first of them begins with this job
+            if not self._threads:
                 for number, slot in enumerate(self._all):
                     self._threads.append(threading.Thread(target=self._serve, args=(slot,), name=f"slot_{number}"))
                     self._threads[-1].start()
+            if not self._idle:
+                self._waiting.append(job)
+                return
+            slot = min(reversed(self._idle), key=lambda slot: self._busy[slot.device])
+            self._idle.remove(slot)
+            self._busy[slot.device] += 1
+        self._jobs[slot].put(job)
+
+    def _freed(self, slot: Slot) -> _Job | None:
+        """The slot's next job, if one waits; else it is idle."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._busy[slot.device] -= 1
+            self._idle.append(slot)
+            return None
 
     def _serve(self, slot: Slot) -> None:
         use_intra_op_threads()
         # Else every backward pass of the process is launched by one autograd thread a device.
         torch.autograd.set_multithreading_enabled(False)
-        while (job := next_job(self._jobs)) is not None:
-            if job.future is None:
-                job.run(slot)
-            elif job.future.set_running_or_notify_cancel():
-                _fulfil(job.future, job.run, slot)
-            del job  # it holds a round's tensors, and the next may be long in coming
+        job = next_job(self._jobs[slot])
+        while job is not None:
+            found = _run(job.run, slot)
+            following = self._freed(slot)
+            job.then(found)
+            del job, found  # they hold a round's tensors, and the next job may be long in coming
+            job = following or next_job(self._jobs[slot])
+            del following
 
 
-def _fulfil(future: Future[Any], run: Callable[[Slot], Any], slot: Slot) -> None:
+def _run(job: Callable[[Slot], T], slot: Slot) -> T | BaseException:
     try:
-        result = run(slot)
+        return job(slot)
     except BaseException as error:  # a user's code may even leave the interpreter
-        future.set_exception(error)
-    else:
-        future.set_result(result)
+        return error
 
 
 def parse_devices(text: str) -> list[torch.device]:

@@ -58,22 +58,35 @@ def round_line(round_number: int, rounds: int, metrics: Metrics) -> str:
 
 
 def _pairs(metrics: Metrics) -> list[str]:
-    middle = [name for name in metrics if name not in _PLACED]
-    names = [name for name in (*ORDER, *middle, *_LAST) if name in metrics]
-    pairs = (_folded(name, metrics) for name in names)
-    return [pair for pair in pairs if pair]
+    pairs = []
+    for label, names in _columns(tuple(metrics)):
+        if len(names) == 1:
+            pairs.append(f"{label} {number(metrics[label])}")
+        else:
+            least, most, median = (number(metrics[name]) for name in names)
+            pairs.append(f"{label} {least}…{most} (median {median})")
+    return pairs
 
 
-def _folded(name: str, metrics: Metrics) -> str:
-    """The pair of a metric; of quantiles over the clients one, `client_f 0.12…0.98 (median 0.4)`, for all of them.
+@lru_cache(maxsize=16)
+def _columns(measured: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What stands on a line, in order: a label, and the names of its values. Most rounds measure the same.
 
-    It stands where their `_min` does, and the others are "". metrics.jsonl has them all.
+    Quantiles over the clients are one pair, `client_f 0.12…0.98 (median 0.4)`, of the least, the greatest and the
+    median: where the first of them stands. metrics.jsonl has them all.
     """
-    family, _, quantile = name.rpartition("_")
-    least, median, most = (metrics.get(f"{family}_{which}") for which in ("min", "q50", "max"))
-    if quantile not in _QUANTILES or least is None or median is None or most is None:
-        return f"{name} {number(metrics[name])}"
-    return f"{family} {number(least)}…{number(most)} (median {number(median)})" if quantile == "min" else ""
+    middle = [name for name in measured if name not in _PLACED]
+    columns: list[tuple[str, tuple[str, ...]]] = []
+    for name in (*ORDER, *middle, *_LAST):
+        family, _, quantile = name.rpartition("_")
+        told = (f"{family}_min", f"{family}_max", f"{family}_q50")
+        if name not in measured:
+            continue
+        if quantile not in _QUANTILES or not all(each in measured for each in told):
+            columns.append((name, (name,)))
+        elif quantile == "min":
+            columns.append((family, told))
+    return tuple(columns)
 
 
 def describe(event: Event) -> str | None:

@@ -7,8 +7,8 @@ import math
 
 def number(value: float) -> str:
     """At most 4 significant digits; counts below 100,000 in full: 0.4123, 97, 1.2e+06, nan."""
-    if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) >= 1):
-        return str(int(value)) if abs(value) < 100_000 else f"{value:.4g}"
+    if -100_000 < value < 100_000 and (isinstance(value, int) or (abs(value) >= 1 and value == int(value))):
+        return str(int(value))
     return f"{value:.4g}"
 
 

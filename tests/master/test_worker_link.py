@@ -18,7 +18,7 @@ from fl_core.execution.broadcasts import ReceivedBroadcasts
 from fl_core.execution.cohort import METRICS, CohortResult, CohortRunner, CohortWork
 from fl_core.server import Server
 from fl_core.session import Session, open_session
-from master import events
+from master import cluster, events
 from master.cluster import Cluster
 from master.dispatch_vocabulary import TaskId
 from master.worker_link import WorkerLink, parse_address
@@ -218,6 +218,20 @@ async def test_a_run_that_is_over_before_the_worker_is_ready_holds_nobody_up(
         assert len(await bench.begin("next")) == 4
 
 
+def test_only_a_small_broadcast_is_packed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one is packed once a round, where the round begins; a large one is left to a thread."""
+    session = open_session(small_experiment())
+    run, server = cluster.OpenRun("r", session), session.server()
+    run.round = server.begin_round(1)
+    packed = run.small_broadcast()
+    assert packed is not None
+    assert packed[0].round == 1
+    assert run.small_broadcast() is packed
+    run.round = server.begin_round(2)
+    monkeypatch.setattr(cluster, "SMALL_BROADCAST_BYTES", session.problem.x0.nbytes - 1)
+    assert run.small_broadcast() is None
+
+
 async def test_after_a_forget_nothing_of_the_run_follows(
     bench: Bench, scripted_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +253,7 @@ async def test_after_a_forget_nothing_of_the_run_follows(
             heard.extend((type(message).__name__, message.run) for message in end.heard)
 
     monkeypatch.setattr(wire, "broadcast_message", slow)
+    monkeypatch.setattr(cluster, "SMALL_BROADCAST_BYTES", 0)  # as of a large model: in a thread
     async with scripted_worker(behaviour) as address:
         bench.open("failing")
         bench.dial(address)

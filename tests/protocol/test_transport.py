@@ -131,6 +131,22 @@ async def test_messages_keep_their_order_and_urgent_ones_pass(wire: Any) -> None
     assert seen == ["Cancel", "Shard", "Task", "Forget"]
 
 
+async def test_what_is_sent_at_once_passes_nothing(wire: Any) -> None:
+    """A small message goes at once on an idle link; not a large one, not behind another, not one that is refused."""
+    async with linked(wire, echo) as link:
+        small, large = bytes(1000), bytes(10_000_000)
+        assert link.send_at_once(m.Shard("run", 0, tensor(len(small))), [small])
+        assert bytes((await link.receive())[1][0]) == small
+        assert not link.send_at_once(m.Shard("run", 0, tensor(len(large))), [large])
+        assert not link.send_at_once(m.Shard("run", 0, tensor(7)), [small])
+        sent = asyncio.create_task(link.send(m.Shard("run", 1, tensor(len(large))), [large]))
+        await until(lambda: link.connection.sending_body)
+        assert not link.send_at_once(m.Forget("run"))
+        await sent
+        assert (await link.receive())[1][0].nbytes == len(large)
+    assert not link.send_at_once(m.Forget("run"))
+
+
 async def test_a_slow_owner_slows_the_sender_and_loses_nothing(wire: Any) -> None:
     """While the owner does not receive, no more than the inbox and one body are taken in; then all arrive."""
     settings = LinkSettings(inbox_bytes=3_000_000, inbox_messages=4)

@@ -34,6 +34,7 @@ class Held(FedAvg):
     """FedAvg whose clients wait, in the rounds that have an event, until it is set."""
 
     def local_gradient(self, client: Any, x: Any, s: Any) -> Any:
+        BEGUN.append((client.round, client.id))
         if client.round in GATES:
             GATES[client.round].wait(30)
         RAN.append((client.round, client.id))
@@ -41,6 +42,7 @@ class Held(FedAvg):
 
 
 GATES: dict[int, threading.Event] = {}
+BEGUN: list[tuple[int, int]] = []
 RAN: list[tuple[int, int]] = []
 
 
@@ -51,7 +53,7 @@ class MasterEnd:
         self.link = link
         self.session = session
         self.gates = GATES
-        self.ran = RAN
+        self.begun, self.ran = BEGUN, RAN
         self._step = session.server()
         self.broadcasts: dict[int, Broadcast] = {}
 
@@ -107,6 +109,7 @@ Serve = Callable[..., Any]
 def serve() -> Serve:
     """`async with serve(slots) as master`: a Serving with a pool, and the other end of its link."""
     GATES.clear()
+    BEGUN.clear()
     RAN.clear()
     session = open_session(small_experiment())
     whole = session.problem

@@ -88,6 +88,8 @@ async def test_a_forgotten_run_answers_for_all_it_held(serve: Any) -> None:
         await master.broadcast(1)
         for task in range(3):
             await master.task(1, task)
+        while not master.begun:
+            await asyncio.sleep(0)  # until the first one runs
         await master.link.send(messages.Forget("r"))
         waiting = {key(await master.receive()) for _ in range(2)}
         assert waiting == {("Failure", 1, 1, 1), ("Failure", 1, 2, 1)}
@@ -105,8 +107,8 @@ async def test_a_draining_worker_finishes_what_runs_and_hands_back_the_rest(serv
         await master.task(1, 0)
         await master.task(1, 1)
         (serving,) = master.serving
-        while serving.busy < 2:
-            await asyncio.sleep(0)  # until both tasks have come
+        while serving.busy < 2 or not master.begun:
+            await asyncio.sleep(0)  # until both tasks have come, and one runs
         draining = asyncio.create_task(serving.drain())
         assert await master.receive() == messages.Drain()
         assert key(await master.receive()) == ("Failure", 1, 1, 1)

@@ -24,12 +24,20 @@ def vector(number: int) -> torch.Tensor:
     return torch.full((5,), float(number))
 
 
+def sending(master: SentBroadcasts, broadcast: Broadcast) -> wire.Packed:
+    """The broadcast as the master sends it."""
+    packed = wire.broadcast_message("r", broadcast)
+    lacking = master.lacking(packed)
+    master.sent(packed)
+    return lacking
+
+
 def test_the_model_of_the_round_before_is_not_sent_again(sent: Sent) -> None:
     """x travels once: as x_prev it is named only, and the worker has the same broadcast."""
     master, worker, bytes_sent = SentBroadcasts(), ReceivedBroadcasts(), []
     for number in range(1, 5):
         whole = Broadcast(number, vector(number), {"x_prev": vector(number - 1), "coin": True})
-        message, buffers = sent(master.lacking(wire.broadcast_message("r", whole)))
+        message, buffers = sent(sending(master, whole))
         bytes_sent.append(sum(buffer.nbytes for buffer in buffers))
         found = worker.unpack(message, buffers)
         assert (found.round, found.shared["coin"]) == (number, True)
@@ -45,7 +53,7 @@ def test_both_ends_forget_alike(sent: Sent) -> None:
     for number in range(200):
         fields = {name: vector(source.randrange(5)) for name in source.sample("abc", source.randrange(4))}
         whole = Broadcast(number, vector(source.randrange(5)), dict(fields))
-        message, buffers = sent(master.lacking(wire.broadcast_message("r", whole)))
+        message, buffers = sent(sending(master, whole))
         saved += len(message.held)
         found = worker.unpack(message, buffers)
         assert torch.equal(found.x, whole.x)
@@ -54,11 +62,19 @@ def test_both_ends_forget_alike(sent: Sent) -> None:
     assert saved > 100
 
 
+def test_what_was_not_sent_does_not_count() -> None:
+    """A broadcast that did not go out after all is asked for anew, whole."""
+    master, packed = SentBroadcasts(), wire.broadcast_message("r", Broadcast(1, vector(1), {}))
+    assert master.lacking(packed) == master.lacking(packed) == packed
+    master.sent(packed)
+    assert master.lacking(packed)[1] == []
+
+
 def test_types_and_shapes_are_told_apart(sent: Sent) -> None:
     """Equal bytes of another type or shape are another tensor."""
     master, worker = SentBroadcasts(), ReceivedBroadcasts()
     for x in (torch.zeros(4), torch.zeros(2, 2), torch.zeros(2, dtype=torch.float64), torch.zeros(4).int()):
-        found = worker.unpack(*sent(master.lacking(wire.broadcast_message("r", Broadcast(1, x, {})))))
+        found = worker.unpack(*sent(sending(master, Broadcast(1, x, {}))))
         assert (found.x.dtype, found.x.shape) == (x.dtype, x.shape)
 
 

@@ -110,13 +110,13 @@ def test_jobs_may_do_without_a_future() -> None:
     started, go = threading.Event(), threading.Event()
     ran: list[str] = []
 
-    def hold(slot: Slot) -> None:
+    def hold(slot: Slot) -> str:
         started.set()
         go.wait(30)
-        ran.append("first")
+        return "first"
 
-    pool.start(hold)
-    pool.start(lambda slot: ran.append("dropped"))
+    pool.start(hold, lambda found: ran.append(str(found)))
+    pool.start(lambda slot: "dropped", ran.append)
     last = pool.submit(lambda slot: 7)
     assert started.wait(30)
     closing = threading.Thread(target=pool.close)
@@ -127,7 +127,54 @@ def test_jobs_may_do_without_a_future() -> None:
     closing.join(30)
     assert ran == ["first"]
     with pytest.raises(RuntimeError, match="the pool is closed"):
-        pool.start(hold)
+        pool.start(hold, lambda found: ran.append(str(found)))
+
+
+def test_the_slot_that_was_idle_last_is_served_first() -> None:
+    """Jobs one after the other, each brought as soon as the one before is told, all run on one thread."""
+    pool = DevicePool([CPU], 3)
+    threads: list[int] = []
+    done = threading.Event()
+
+    def job(slot: Slot) -> int:
+        return threading.get_ident()
+
+    def bring_the_next(found: int | BaseException) -> None:
+        assert isinstance(found, int)
+        threads.append(found)
+        if len(threads) < 50:
+            pool.start(job, bring_the_next)
+        else:
+            done.set()
+
+    together = threading.Barrier(3)
+    ended = [pool.submit(lambda slot: together.wait(30)) for _ in range(3)]
+    for future in ended:
+        future.result(30)
+    pool.start(job, bring_the_next)
+    assert done.wait(30)
+    pool.close()
+    assert len(set(threads)) == 1
+
+
+def test_devices_are_busy_alike() -> None:
+    """Of several devices the one with the fewest jobs is served first, whichever was idle last."""
+    pool = DevicePool([CPU, torch.device("meta")], 2)
+    go = threading.Event()
+    together = threading.Barrier(3)
+
+    def job(slot: Slot) -> str:
+        together.wait(30)
+        go.wait(30)
+        return slot.device.type
+
+    for _ in range(3):
+        two = [pool.submit(job), pool.submit(job)]
+        together.wait(30)
+        go.set()
+        assert {future.result(30) for future in two} == {"cpu", "meta"}
+        go.clear()
+    pool.close()
 
 
 def test_a_pool_that_nobody_closes_does_not_keep_the_program() -> None:
