@@ -6,7 +6,7 @@ The same class serves the reference and every executor; nothing in it knows of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,15 @@ class Message:
     value: Tensor
     payload: np.ndarray
     call: int
+    _version: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_version", self.value._version)
+
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether `value` still holds what was encoded. An operator may share its memory with the payload."""
+        return self.value._version == self._version
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fl_core.memory_file import MappedMemories, Snapshot
+from fl_core.memory_file import MappedMemories, Place, Snapshot
 from fl_core.state import Number, Zeros, as_tensor, materialize
 
 _CLIENTS, _PLACES = "#clients", "#places"  # no field can have these names
@@ -80,19 +80,32 @@ class ClientMemories:
         places = torch.tensor([snapshot.places[i] for i in clients])
         return Remembered({_CLIENTS: torch.tensor(clients), _PLACES: places}, snapshot)
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back the tensors that `state` once returned. Raises RunError: the file does not hold them any more."""
-        clients = state[_CLIENTS].tolist() if state else []
+    def restore(self, state: Mapping[str, Tensor], *older: Mapping[str, Tensor]) -> None:
+        """Take back the tensors that `state` once returned; those of `older` ones, oldest first, stay good as well.
+
+        Raises RunError: the file does not hold them any more.
+        """
         self._versions.clear()
         if self._mapped is not None:
-            places = state[_PLACES].tolist() if state else []
-            self._mapped.adopt({i: (row, crc) for i, (row, crc) in zip(clients, places, strict=True)})
+            self._mapped.adopt(_places(state), *map(_places, older))
             return
         self._kept = {}
         if state:
-            self.commit(tuple(clients), {name: state[name] for name in self._initial})
+            clients = tuple(state[_CLIENTS].tolist())
+            self.commit(clients, {name: state[name] for name in self._initial})
 
     def close(self) -> None:
         """Let go of the file, if there is one."""
         if self._mapped is not None:
             self._mapped.close()
+
+
+def lies_in_a_file(state: Mapping[str, Tensor]) -> bool:
+    """Whether what `ClientMemories.state` has returned says where memories lie rather than what they are."""
+    return _PLACES in state
+
+
+def _places(state: Mapping[str, Tensor]) -> dict[int, Place]:
+    if not state:
+        return {}
+    return {i: (row, crc) for i, (row, crc) in zip(state[_CLIENTS].tolist(), state[_PLACES].tolist(), strict=True)}

@@ -3,7 +3,7 @@
 Rows of one fixed size lie in a file that is mapped into memory in pieces, so the system keeps in RAM what it has room
 for. A row that a snapshot needs is never written to again: the client's next memory goes to another row, and the old
 one is free once the snapshot is let go. So a checkpoint needs to hold no more than who lies where (and a checksum of
-every row), and a run killed at any moment finds the rows of its last checkpoint as they were.
+every row), and a run killed at any moment finds the rows of the checkpoints that it kept as they were.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MappedMemories(MutableMapping[int, dict[str, Tensor]]):
         self._snapshots: list[Snapshot] = []
         self._saved: list[Snapshot] = []
         self._free: list[int] = []
-        self._end = self._adopted = 0
+        self._end = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -86,20 +86,26 @@ class MappedMemories(MutableMapping[int, dict[str, Tensor]]):
             self._snapshots.append(Snapshot(self, dict(self._places)))
             return self._snapshots[-1]
 
-    def adopt(self, places: Mapping[int, Place]) -> None:
+    def adopt(self, places: Mapping[int, Place], *older: Mapping[int, Place]) -> None:
         """Go on with what a snapshot of an earlier process held.
 
-        No row that is in the file now is written to again: an older checkpoint may need it.
+        Its rows, and those of the `older` snapshots that are kept, oldest first, stay as they are until `keep` lets go
+        of them in turn. All others are free.
 
         Raises:
-            RunError: the file has not all of these rows as they were.
+            RunError: the file has not all of these rows as they were; it is closed.
         """
         size = os.fstat(self._file).st_size
-        self._adopted = self._end = size // self._piece_bytes * self._rows_a_piece
+        self._end = size // self._piece_bytes * self._rows_a_piece
         for client, (row, checksum) in places.items():
             if not 0 <= row < self._end or self._checksum(row) != checksum:
+                self.close()
                 raise RunError(f"{self.path}: what client {client} remembered is damaged; --no-resume starts anew")
         self._places = dict(places)
+        self._saved = [Snapshot(self, dict(each)) for each in (*older, places)]
+        self._snapshots = self._saved.copy()
+        self._free = []
+        self._let_go(set(range(self._end)))
 
     def sync(self) -> None:
         """Return when everything written so far is on the disk. OSError: it is not."""
@@ -130,10 +136,10 @@ class MappedMemories(MutableMapping[int, dict[str, Tensor]]):
     def _let_go(self, rows: set[int]) -> None:
         for places in (self._places, *(each.places for each in self._snapshots)):
             rows -= {row for row, _ in places.values()}
-        self._free.extend(sorted((row for row in rows if row >= self._adopted), reverse=True))
+        self._free.extend(sorted(rows, reverse=True))
 
     def _is_needed(self, client: int, place: Place) -> bool:
-        return place[0] < self._adopted or any(each.places.get(client) == place for each in self._snapshots)
+        return any(each.places.get(client) == place for each in self._snapshots)
 
     def _new_row(self) -> int:
         if self._free:

@@ -19,7 +19,7 @@ from fl_core.optimizers import FlatOptimizer, Schedule
 from fl_core.randomness import generator
 from fl_core.replies import WEIGHTINGS, Asked, CohortReplies, FieldSums, Reads, Replies, UnreducedError
 from fl_core.sampling import Sampler, cohort_size, cut
-from fl_core.server_checks import StateCheck, check_vector
+from fl_core.server_checks import StateCheck, check_vector, unwritten
 from fl_core.state import Number, State, as_dict, as_tensor, fields_of, initial, shown
 from fl_core.user_code import in_user_code
 
@@ -75,7 +75,8 @@ class Effort:
 class Server:
     """x, the server's state and its optimizer, between and during rounds.
 
-    Nothing changes but in `finish_round`: a round that was begun and given up can be begun again.
+    Nothing changes but in `finish_round`: a round that was begun and given up can be begun again. Not so one that
+    failed in the middle of its step: `is_whole` is False then, and what is kept here is of no round.
 
     Attributes an algorithm may read: `x` `[d]`, `state` (its ServerState), `n` clients, `d`, `round`, `lr`
     (the server's η_g of this round), `local_lr` (η_l), `tau` (τ, the clients' mean number of local steps),
@@ -98,6 +99,7 @@ class Server:
         self.n = experiment.clients.total
         self.round = 0
         self.finished_rounds = 0
+        self.is_whole = True
         self.uplink = uplink
         self.seed = experiment.seed
         self._reads: Reads = set()
@@ -191,24 +193,28 @@ class Server:
             assert before is not None
             round, received = self.round, self._next_received
             self.restore(*before)
-            self.round, self._next_received = round, received
+            self.round, self._next_received, self.is_whole = round, received, True
             raise
         finally:
             self._reads |= replies.reads
         self._received = self.x if isinstance(self._downlink, Identity) else self._next_received
-        self.finished_rounds = self.round
+        self.finished_rounds, self.is_whole = self.round, True
         return {"direction_norm": float(torch.linalg.vector_norm(g, dtype=torch.float64))}
 
     def _step(self, replies: Replies) -> Tensor:
         algorithm = self.algorithm
         with torch.no_grad(), in_user_code():
-            g = algorithm.server_gradient(self, replies)
+            with unwritten(self.x, algorithm, "server_gradient"):
+                g = algorithm.server_gradient(self, replies)
             if replies.lacking is not None:  # what it returns means nothing then
                 raise replies.lacking
             check_vector(g, self.x, algorithm, "server_gradient")
-            x_next = algorithm.server_opt(self, g)
+            self.is_whole = False
+            with unwritten(self.x, algorithm, "server_opt"):
+                x_next = algorithm.server_opt(self, g)
             check_vector(x_next, self.x, algorithm, "server_opt")
-            state = algorithm.server_global_state(self, replies, g)
+            with unwritten(self.x, algorithm, "server_global_state"):
+                state = algorithm.server_global_state(self, replies, g)
             if replies.lacking is not None:
                 raise replies.lacking
             self._state_check.check(state, "server_global_state")

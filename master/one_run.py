@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import safetensors.torch
 
-from fl_core.errors import ExperimentError, InputError, UserCodeError
+from fl_core.errors import ExperimentError, InputError, RunError, UserCodeError
 from fl_core.execution.pool import parse_devices
 from fl_core.experiment.schema import Experiment
 from fl_core.session import Session, open_session
@@ -23,13 +24,20 @@ from master.checkpoint import Checkpoint
 from master.cluster import Cluster
 from master.event_stream import EventStream, Observer
 from master.observers.execution_record import ExecutionRecord, read_execution
-from master.observers.metrics_jsonl import EventLog, MetricsLog
+from master.observers.metrics_jsonl import EventLog, MetricsLog, last_round
 from master.observers.text_log import TRACEBACK, TextLog
 from master.options import MasterOptions
 from master.outcome import Outcome, told
 from master.reference_loop import ReferenceLoop
 from master.round_loop import RoundLoop
 from master.runs import RunFolder, environment, run_name, write_whole, writing_runs
+
+
+class _Lines(NamedTuple):
+    """What a run writes line by line."""
+
+    metrics: MetricsLog
+    events: EventLog
 
 
 class OneRun:
@@ -61,7 +69,8 @@ class OneRun:
         self.name = self.folder.path.name
         self._loop: RoundLoop | ReferenceLoop | None = None
         self._stopped = False
-        self._files: list[Observer] = []
+        self._lines: _Lines | None = None
+        self._is_done = False
         self.is_unsaved = False
         self._io = asyncio.get_running_loop()
 
@@ -74,6 +83,8 @@ class OneRun:
     async def execute(self, position: int, of: int) -> bool:
         """Run what is left of it. False: it failed (the text is in its summary and its log)."""
         if self._options.resume and self.folder.status() == "finished":
+            self._is_done = True
+            await self._check_finished()
             text = f"run {self.name} is finished already: {self.folder.path} (--no-resume runs it again)"
             self._stream.emit(events.Noted(time_s=time.time(), text=text))
             return True
@@ -86,16 +97,18 @@ class OneRun:
             started = environment(self._options.command_line, devices)
             with writing_runs(self._options.runs_dir):
                 stack.enter_context(self.folder.open(self._experiment.to_toml(), started))
+                resumed = await self._resumable(session)
+                if resumed is None:
+                    self.folder.begin_anew()
                 for source in self._experiment.sources:
                     write_whole(self.folder.path / source.name, source.text.encode())
-                resumed = self._resumable()
                 self._observe(stack, resumed)
             self._loop = self._make_loop(session, resumed)
             if self._stopped:
                 self._loop.stop()
             self._emit_start(session, 0 if resumed is None else resumed.round, position, of)
             stack.callback(self._let_go)
-            outcome = self._end(session, await self._loop.run())
+            outcome = await self._end(session, await self._loop.run())
             summary = {name: value for name, value in outcome.metrics.items() if math.isfinite(value)}
             self._stream.emit(
                 events.RunFinished(
@@ -106,6 +119,8 @@ class OneRun:
                     text=self._placed(outcome.text),
                 )
             )
+            self._flush()
+            self._lack()
         return outcome.reason != "failed"
 
     def refuse(self, error: InputError | UserCodeError) -> None:
@@ -113,7 +128,8 @@ class OneRun:
         text = told(error)
         try:
             with self.folder.open(self._experiment.to_toml(), environment(self._options.command_line, [])):
-                self.folder.write_summary({"reason": "failed", "rounds": 0, "metrics": {}, "error": text})
+                if not self._is_done:  # what it has stays true of the data that it was begun with
+                    self.folder.write_summary({"reason": "failed", "rounds": 0, "metrics": {}, "error": text})
                 with self.folder.log.open("a", encoding="utf-8") as log:
                     TextLog(log, timestamps=True, run=self.name).observe(self._failure(text))
         except (InputError, OSError):
@@ -134,25 +150,62 @@ class OneRun:
         said, traceback, frames = text.partition(TRACEBACK)
         return f"{said} (traceback in {self.folder.log}){traceback}{frames}" if traceback else text
 
-    def _resumable(self) -> Checkpoint | None:
+    def _warn(self, text: str) -> None:
+        self._stream.emit(events.Warned(time_s=time.time(), text=text))
+
+    async def _check_finished(self) -> None:
+        """Raise InputError if a finished run's data are other ones now.
+
+        Only where the user's own code gives them: it may read files of which the experiment's digest knows nothing.
+        """
+        if not self._experiment.data.plug.is_file:
+            return
+        try:
+            session = await asyncio.to_thread(open_session, self._experiment, self._options.data_root)
+        except (InputError, UserCodeError):
+            return  # they are not there any more: the run is as good as it was
+        await self._check_data(session, (self.folder.summary() or {}).get("data_sha256"))
+
+    async def _check_data(self, session: Session, begun_with: object) -> None:
+        """Raise InputError if the data are not those (a digest) that it was begun with; without one nobody knows."""
+        if not begun_with:
+            return
+        found = await asyncio.to_thread(lambda: session.data_sha256)
+        if found != begun_with:
+            digests = f"sha256 {str(begun_with)[:12]}… then, {found[:12]}… now"
+            raise InputError(
+                f"run {self.name} was begun with other data ({digests}): what "
+                f'"{self._experiment.data.plug.name}" reads has changed, or this machine computes it otherwise; '
+                "put the data back to go on, or --no-resume begins the run anew with these"
+            )
+
+    async def _resumable(self, session: Session) -> Checkpoint | None:
+        """What to go on from, and nothing newer is left. InputError: the data have changed."""
         if not self._options.resume or self._options.reference:
             return None
-        found, complaints = checkpoint.latest(self.folder.checkpoints)
+        found, complaints = checkpoint.latest(self.folder.checkpoints, last_round(self.folder.metrics))
         for text in complaints:
-            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+            self._warn(text)
+        if found is not None:
+            await self._check_data(session, found.data_sha256)
+            checkpoint.keep_two(self.folder.checkpoints, found.round)
+        elif complaints:
+            self._warn(f"run {self.name} begins anew: none of its checkpoints can be used")
         return found
 
     def _observe(self, stack: ExitStack, resumed: Checkpoint | None) -> None:
         after = -1 if resumed is None else resumed.round
         log = self.folder.log.open("a", encoding="utf-8")
         stack.callback(self._close_log, log)
+        self._lines = _Lines(
+            MetricsLog(self.folder.metrics, self.name, after_round=after, warn=self._warn),
+            EventLog(self.folder.events, self.name, warn=self._warn),
+        )
         observers: list[Observer] = [
-            MetricsLog(self.folder.metrics, self.name, after_round=after),
-            EventLog(self.folder.events, self.name),
+            *self._lines,
             TextLog(log, timestamps=True, run=self.name),
             ExecutionRecord(self.folder.execution, self.name),
         ]
-        self._files = observers[:2]
         for observer in observers:
             self._stream.subscribe(observer)
             stack.callback(self._stream.unsubscribe, observer)
@@ -163,8 +216,7 @@ class OneRun:
             log.close()
         except OSError as error:
             self.is_unsaved = True
-            text = f"the last lines of {self.folder.log} could not be written: {error.strerror}"
-            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+            self._warn(f"the last lines of {self.folder.log} could not be written: {error.strerror}")
 
     def _make_loop(self, session: Session, resumed: Checkpoint | None) -> RoundLoop | ReferenceLoop:
         check_device(self._experiment, self._options)
@@ -172,10 +224,14 @@ class OneRun:
             return ReferenceLoop(self.name, session, self._stream.emit)
         decided = read_execution(self.folder.execution) if self._options.resume else {}
         self._cluster.open_run(self.name, session, decided)
-        loop = RoundLoop(self.name, session, self._cluster, self._save, self._wire_bytes, self._stream.flush)
-        loop.keep_memories_in(self.folder.path)
-        if resumed is not None:
-            loop.resume(resumed)
+        save = partial(self._save, session)
+        loop = RoundLoop(self.name, session, self._cluster, save, self._wire_bytes, self._flush)
+        try:
+            loop.keep_memories_in(self.folder.path)
+            if resumed is not None:
+                loop.resume(resumed)
+        except (RunError, OSError) as error:  # it is this folder's file: other runs fare better
+            raise InputError(str(error)) from error
         return loop
 
     def _emit_start(self, session: Session, done: int, position: int, of: int) -> None:
@@ -205,49 +261,66 @@ class OneRun:
             )
         )
 
-    def _save(self, saved: Checkpoint) -> None:
+    def _save(self, session: Session, saved: Checkpoint) -> None:
         """Runs in the saver's thread. A full disk costs the checkpoint, not the run."""
-        if self._lines_are_lost():
-            return  # a run that went on from here would never make up for them
         try:
-            path = saved.save(self.folder.checkpoints)
+            self._sync_lines(saved.round)
+            path = replace(saved, data_sha256=session.data_sha256).save(self.folder.checkpoints)
             event: events.Event = events.CheckpointSaved(
                 time_s=time.time(), run=self.name, round=saved.round, path=str(path)
             )
         except OSError as error:
             self.is_unsaved = True
+            saved.let_go()
             text = f"the checkpoint after round {saved.round} could not be written: {error}; the last good one stays"
             event = events.Warned(time_s=time.time(), text=text)
         self._io.call_soon_threadsafe(self._stream.emit, event)
 
-    def _end(self, session: Session, outcome: Outcome) -> Outcome:
-        """Write down how it ended. A full disk costs what it costs: the next start goes on from the last checkpoint."""
+    def _sync_lines(self, round: int) -> None:
+        """Put the lines up to this round on the disk: a resumed run never makes up for them. OSError: they are not."""
+        assert self._lines is not None, "the run has begun"
+        last = self._lines.metrics.last_round
+        if last is None or last < round:
+            raise OSError(f"not all lines of its rounds are in {self.folder.metrics}")
+        self._lines.metrics.sync()
+
+    def _flush(self) -> None:
+        """Have all that was told written down, what could not be written before too."""
         self._stream.flush()
-        if outcome.reason == "finished" and self._lines_are_lost():
+        for file in self._lines or ():
+            if file.is_behind:
+                file.flush()
+
+    async def _end(self, session: Session, outcome: Outcome) -> Outcome:
+        """Write down how it ended. A full disk costs what it costs: the next start goes on from the last checkpoint."""
+        self._flush()
+        if outcome.reason == "finished" and self.folder.metrics.name in self._lack():
             text = "the rounds are done, but not all of their lines could be written: with room on the disk, run the "
             text += "same command again: it goes on from the last checkpoint"
             outcome = replace(outcome, reason="stopped", text=text)
         try:
-            self._write_results(session, outcome)
+            data_sha256 = await asyncio.to_thread(lambda: session.data_sha256)
+            self._write_results(session, outcome, data_sha256)
         except OSError as error:
             self.is_unsaved = True
-            text = f"run {self.name}: its results could not be written: {error}; run the same command again"
-            self._stream.emit(events.Warned(time_s=time.time(), text=text))
+            self._warn(f"run {self.name}: its results could not be written: {error}; run the same command again")
         return outcome
 
-    def _lines_are_lost(self) -> bool:
-        """Whether metrics.jsonl or events.jsonl is not written any more."""
-        lost = not all(self._stream.hears(observer) for observer in self._files)
-        self.is_unsaved = self.is_unsaved or lost
-        return lost
+    def _lack(self) -> list[str]:
+        """Of metrics.jsonl and events.jsonl, those that do not have all their lines."""
+        assert self._lines is not None, "the run has begun"
+        lacking = [file.path.name for file in self._lines if file.is_behind or not self._stream.hears(file)]
+        self.is_unsaved = self.is_unsaved or bool(lacking)
+        return lacking
 
-    def _write_results(self, session: Session, outcome: Outcome) -> None:
+    def _write_results(self, session: Session, outcome: Outcome, data_sha256: str) -> None:
         tensors = session.problem.named_parameters(outcome.x)
         write_whole(self.folder.model, safetensors.torch.save(tensors, {"format": "pt"}))
         numbers = {k: v for k, v in outcome.metrics.items() if isinstance(v, int) or math.isfinite(v)}
         summary: dict[str, object] = {"reason": outcome.reason, "rounds": outcome.rounds, "metrics": numbers}
         if outcome.text:
             summary["error"] = outcome.text
+        summary["data_sha256"] = data_sha256
         self.folder.write_summary(json.loads(json.dumps(summary)))
 
 

@@ -197,9 +197,10 @@ class RemoteExecutor:
         run = self._cluster.runs.get(message.run)
         if run is not None and run.round is not None and run.round.number == message.round:
             work = run.works.get(message.task)
-            if work is None or not _accounts_for(result, work):
-                raise MessageError(f"a Result of task {message.task} for other clients than the task's")
-            _check_fields(result, work, run.session.algorithm)
+            if work is not None:  # else of a task that was given up, and is run again under another number
+                if not _accounts_for(result, work):
+                    raise MessageError(f"a Result of task {message.task} for other clients than the task's")
+                _check_fields(result, work, run.session.algorithm)
         if message.fusing is not None:
             self._cluster.decided(self, message.run, msgspec.convert(msgspec.structs.asdict(message.fusing), Decision))
         self._adapt_credit(sum(result.metrics["seconds_s"]))

@@ -33,6 +33,7 @@ from master.checkpoint import Checkpoint
 from master.cluster import Cluster
 from master.evaluations import Evaluations
 from master.outcome import Outcome, told
+from master.runs import MEMORIES
 from master.server_turn import ServerTurn
 from master.side_thread import SideThread
 
@@ -55,8 +56,6 @@ class _Turn(NamedTuple):
     opened: _Opened | Exception
 
 
-MEMORIES = "memories.bin"
-"""The file of a run's folder in which clients' memories lie, where they are not kept in RAM."""
 _TOLD_SKIPS = 20
 """Clients that are named when they are skipped; a method that fails on all would fill the log."""
 _NO_ROUND = RuntimeError("there is no round after the last")
@@ -305,7 +304,8 @@ class RoundLoop:
         if save:
             self._flush()
             checkpoint = await self._in_thread("server", self._checkpoint)
-            if checkpoint.round == self._rounds_told:  # else it was cancelled in a turn, and that line is missing
+            # Else it was cancelled in a turn, and that line is missing; or the turn failed in mid-step.
+            if checkpoint.round == self._rounds_told and self._server.is_whole:
                 await self._in_thread("save", self._save, checkpoint)
         self._evaluations.close()
         for thread in self._threads.values():

@@ -2,7 +2,7 @@
 
     experiment.toml    the resolved experiment; written first, so a folder without it is new
     environment.json   versions, devices, git, command line, host: one object a start, the last one last
-    metrics.jsonl  events.jsonl  log.txt  checkpoints/  model.safetensors      (written by others)
+    metrics.jsonl  events.jsonl  log.txt  checkpoints/  memories.bin  model.safetensors      (written by others)
     summary.json       written last; `reason` "finished" in it means that there is nothing left to do
 
 Files here appear whole or not at all: written beside, fsynced, renamed, and the folder fsynced.
@@ -34,6 +34,8 @@ T = TypeVar("T")
 Status = Literal["new", "unfinished", "finished"]
 _PACKAGES = ("flspan", "torch", "torchvision", "numpy", "msgpack", "msgspec", "lz4", "scikit-learn")
 _SLUG_CHARACTERS = 60
+MEMORIES = "memories.bin"
+"""The file of a run's folder in which clients' memories lie, where they are not kept in RAM."""
 
 
 def run_name(label: str, seed: int, digest: str) -> str:
@@ -59,7 +61,7 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -192,6 +194,17 @@ class RunFolder:
             raise
         return lock
 
+    def begin_anew(self) -> None:
+        """Remove what a later start would go on from, before anything of a new run is written.
+
+        Killed anywhere in here, it holds the old run, or nothing of one: it is unfinished before its checkpoints go,
+        and these are gone before what they count on. Logs are added to, and how machines fuse (execution.json) changes
+        no number: they stay.
+        """
+        unlink(self.path, "summary.json")
+        unlink(self.checkpoints, "*round-*")
+        unlink(self.path, MEMORIES, self.metrics.name, self.model.name)
+
     def experiment(self) -> str:
         """The resolved experiment as TOML. FileNotFoundError: the folder is new."""
         return (self.path / "experiment.toml").read_text(encoding="utf-8")
@@ -268,7 +281,17 @@ class RunLock:
             os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def unlink(folder: Path, *patterns: str) -> None:
+    """Remove the files that match, so that they stay removed. OSError as it comes."""
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern), reverse=True)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    if found:
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in it are on the disk as they are now."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from fl_core.estimators import Orders
 from fl_core.execution.reply_checks import SMALLER, Alike, NonFiniteReplyError, check_finite, check_reply
 from fl_core.execution.running_sums import RunningSums
 from fl_core.execution.streams import KeyedGenerators
-from fl_core.randomness import ClientRandomness, UnkeyedDraws, generator, global_state
+from fl_core.randomness import ClientRandomness, UnkeyedDraws, foreign_state, generator, global_state
 from fl_core.replies import Asked, CohortReplies, FieldSums
 from fl_core.server import Broadcast
 from fl_core.state import State, as_tensor, fields_of, recalled, settled
@@ -28,6 +29,8 @@ from fl_core.tensors import Unchanged
 if TYPE_CHECKING:
     from fl_core.algorithm import Algorithm
     from fl_core.problem import Problem
+
+logger = logging.getLogger("flspan.execution")
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,11 @@ class CohortRunner:
                 client, file and line. With `on_error = "skip"` that client is left out instead.
         """
         started = time.perf_counter()
+        foreign = foreign_state() if self._keyed is None else None  # in the first cohort: who draws, draws there
         before = global_state(self.device)
         ran = self._run_clients(broadcast, work)
+        if foreign is not None and foreign != foreign_state():
+            _tell_of_foreign_draws()
         if not torch.equal(before, global_state(self.device)):
             # Someone drew from torch's global generator, which threads share: these clients, or another thread.
             if not self._keyed:
@@ -261,6 +267,15 @@ class CohortRunner:
         call, payloads = values[0].call, [value.payload for value in values]
         values.clear()
         return CodedField(call, tuple(payload.nbytes for payload in payloads), joined(payloads))
+
+
+@cache
+def _tell_of_foreign_draws() -> None:
+    """Once a process. It may have been another thread, so it is no error."""
+    logger.warning(
+        "NumPy's or Python's global generator was drawn from while clients ran. If it is the method that draws, its "
+        "numbers depend on which thread runs whom: draw with client.generator(...), or torch's own functions"
+    )
 
 
 @dataclass(frozen=True)

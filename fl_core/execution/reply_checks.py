@@ -41,6 +41,9 @@ def check_reply(reply: Any, algorithm: Algorithm, client: int) -> None:
         if not isinstance(value, Tensor | Message | int | float) and tensor_or_none(value) is None:
             text = f"gave Reply.{name} the value {shown(value)}; a field is a tensor, a message of client.compress, "
             raise UserCodeError.of_method(type(algorithm), "local_state", f"{text}or a number", client=client)
+        if isinstance(value, Message) and not value.is_unwritten:
+            text = f"changes the value of the message Reply.{name} in place, which may be what is sent: work on a copy"
+            raise UserCodeError.of_method(type(algorithm), "local_state", text, client=client)
 
 
 def check_finite(reply: State, client: int, round: int) -> None:

@@ -15,12 +15,15 @@ from fl_core.server import Broadcast
 from fl_core.tensors import DTYPES, NAMES, bytes_of, tensor_of
 from protocol import messages
 from protocol.errors import MessageError
-from protocol.fields import Field, SkippedClient, Summed, TensorSpec
+from protocol.fields import Field, SkippedClient, Summed, TensorSpec, clipped
 
 Buffers = Sequence[np.ndarray]
 Packed = tuple[messages.Broadcast, list[np.ndarray]]
 _X = "x"
 _REPLY, _MEMORY, _OWN, _SHARED, _SUM = "reply/", "memory/", "own/", "shared/", "sum/"
+
+_SKIPPED_CHARACTERS = 200_000
+"""Why clients of one task were skipped, all texts together: they travel in the header, and that is limited to 1 MiB."""
 
 
 def broadcast_message(run: str, broadcast: Broadcast) -> Packed:
@@ -65,7 +68,8 @@ def task_message(
     """A cohort's work, with what belongs to its clients alone, but for the memories of those in these positions."""
     tensors = {}
     if len(held) < len(work.clients):
-        sent = [row for row in range(len(work.clients)) if row not in set(held)]
+        here = set(held)
+        sent = [row for row in range(len(work.clients)) if row not in here]
         tensors = {_MEMORY + n: stack[sent] if held else stack for n, stack in work.memory.items()}
     tensors |= {_OWN + name: stack for name, stack in work.own.items()}
     specs, buffers = _pack(tensors)
@@ -105,7 +109,8 @@ def result_message(
     specs, buffers = _pack(tensors)
     payloads = [field.payload for field in result.coded.values()]
     clients = list(result.clients)
-    skipped = [SkippedClient(each.client, each.text) for each in result.skipped]
+    most = _SKIPPED_CHARACTERS // max(1, len(result.skipped))
+    skipped = [SkippedClient(each.client, clipped(each.text, most)) for each in result.skipped]
     message = messages.Result(
         run, work.round, work.index, attempt, clients, fields, specs, result.metrics, sums, skipped
     )

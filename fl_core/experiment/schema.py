@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 
 from fl_core.options import Count, Percentage, spelling
 
 Role: TypeAlias = Literal["data", "model", "algorithm", "uplink", "downlink"]
+CohortSize: TypeAlias = Annotated[int, Meta(ge=1, le=10_000)]
+"""Clients of one task; what is said of each of them in the header of a message must fit into 1 MiB."""
 ROLES: tuple[Role, ...] = ("data", "model", "algorithm", "uplink", "downlink")
 
 EVALUATED_METRICS = ("f", "grad_norm", "distance", "loss", "accuracy", "accuracy_top5")
@@ -139,7 +141,7 @@ class ExecutionTable(Struct, frozen=True):
     float32 products to 10 bits.
     """
 
-    cohort: Count | Literal["auto"] = "auto"
+    cohort: CohortSize | Literal["auto"] = "auto"
     fuse: Literal["auto", "never", "always"] = "auto"
     intra_op_threads: Count = 1
     precision: Literal["float32", "bfloat16"] = "float32"

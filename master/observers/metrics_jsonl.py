@@ -1,48 +1,60 @@
 """metrics.jsonl (one object a round) and events.jsonl (one object an event): append-only, never torn.
 
 Lines are written whole, those of one moment (`flush`) at once. If the disk refuses them, the file is cut back to its
-last whole line and the error goes to the event stream. nan and inf are written as Python's json does (`NaN`,
-`Infinity`).
+last whole line, and they wait for the next moment; that is said once. nan and inf are written as Python's json does
+(`NaN`, `Infinity`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import msgspec
 
 from master.events import Event, decode, encode
 from master.observers.round_records import RoundRecords
+from master.runs import sync_folder
 from protocol.errors import InputError
+
+_WAITING_BYTES = 16 << 20
+"""So much may wait for a disk that refuses it."""
 
 
 class JsonLines:
-    """An append-only file of JSON objects, one a line. `offset_bytes` is where its last whole line ends."""
+    """An append-only file of JSON objects, one a line.
+
+    Attributes:
+        offset_bytes: where its last whole line ends.
+        waiting_bytes: of the lines that are not in the file yet.
+    """
 
     def __init__(self, path: Path, *, keep_bytes: int | None = None) -> None:
         """Open to append. A torn last line is cut off, and all beyond `keep_bytes` where that is given."""
         self.path = path
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._closing = Lock()  # `sync` is another thread's
+        self._is_placed = False
         self._buffer: list[bytes] = []
+        self.waiting_bytes = 0
         whole = path.read_bytes().rfind(b"\n") + 1
         self.offset_bytes = whole if keep_bytes is None else min(whole, keep_bytes)
         os.ftruncate(self._descriptor, self.offset_bytes)
 
-    def write(self, record: Mapping[str, Any], *, flush: bool = True) -> None:
-        """Append one object. Without `flush` it may wait in memory for the next one."""
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one object with the next `flush`."""
         self._buffer.append(_line(record))
-        if flush or len(self._buffer) >= 256:
-            self.flush()
+        self.waiting_bytes += len(self._buffer[-1])
 
     def flush(self) -> None:
-        """Hand everything to the kernel. OSError: nothing of it is in the file."""
+        """Hand everything to the kernel. OSError: nothing of it is in the file, and it is kept for the next time."""
         if self._descriptor is None or not self._buffer:
             return
-        content, self._buffer = b"".join(self._buffer), []
+        content = b"".join(self._buffer)
         written = 0
         try:
             while written < len(content):
@@ -52,15 +64,31 @@ class JsonLines:
             os.ftruncate(self._descriptor, self.offset_bytes)
             raise
         self.offset_bytes += written
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of what waits."""
+        self._buffer, self.waiting_bytes = [], 0
+
+    def sync(self) -> None:
+        """Return when the lines that were flushed are on the disk; in any thread. OSError: they may not be."""
+        with self._closing:
+            if self._descriptor is None:
+                raise OSError(f"{self.path} is not written any more")
+            os.fsync(self._descriptor)
+            if not self._is_placed:  # it may have been made by this start: its name must last as well
+                sync_folder(self.path.parent)
+                self._is_placed = True
 
     def close(self) -> None:
         """Flush, and let the file go. Twice is once."""
         try:
             self.flush()
         finally:
-            descriptor, self._descriptor = self._descriptor, None
-            if descriptor is not None:
-                os.close(descriptor)
+            with self._closing:
+                descriptor, self._descriptor = self._descriptor, None
+                if descriptor is not None:
+                    os.close(descriptor)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
@@ -76,55 +104,98 @@ def _line(record: Mapping[str, Any]) -> bytes:
 _ENCODER = msgspec.json.Encoder()  # ten times as fast as Python's
 
 
-class MetricsLog:
-    """metrics.jsonl of one run: `{"round": 12, "clients": 10, ...}`, in round order."""
+class _RunLines:
+    """One of a run's two files of lines. A disk that refuses some costs nothing if it takes them later.
 
-    def __init__(self, path: Path, run: str, *, after_round: int | None = None) -> None:
-        """Go on after `after_round` (a resume): lines of later rounds are cut off; None keeps all."""
-        keep_bytes = None if after_round is None else _end_of_round(path, after_round)
-        self._lines = JsonLines(path, keep_bytes=keep_bytes)
-        self._records = RoundRecords(run)
-        self.last_round: int | None = None  # of the lines written by this object
+    Args:
+        warn: told when lines begin to wait, when they are written after all, and when they are lost.
+
+    Attributes:
+        is_behind: not all lines are in the file.
+    """
+
+    def __init__(self, lines: JsonLines, warn: Callable[[str], None]) -> None:
+        self.path = lines.path
+        self._lines = lines
+        self._warn = warn
+        self._is_lost = False
+        self.is_behind = False
 
     @property
     def offset_bytes(self) -> int:
         """Where the last whole line ends."""
         return self._lines.offset_bytes
 
-    def observe(self, event: Event) -> None:
-        """Take the lines that `event` completes."""
-        for round_number, metrics in self._records.take(event):
-            self._lines.write({"round": round_number, **metrics}, flush=False)
-            self.last_round = round_number
-
     def flush(self) -> None:
-        """Write them."""
-        self._lines.flush()
+        """Write what was taken, or keep it for the next time; what is too much to be kept ends the file."""
+        if self._is_lost:
+            self._lines.forget()
+            return
+        was_behind = self.is_behind
+        try:
+            self._lines.flush()
+            self.is_behind = False
+            if was_behind:
+                self._warn(f"{self.path} is written again, and has all its lines")
+        except OSError as error:
+            self.is_behind = True
+            self._is_lost = self._lines.waiting_bytes > _WAITING_BYTES
+            if self._is_lost:
+                self._lines.forget()
+                self._warn(f"{self.path} is given up: more lines wait than can be kept: {error.strerror}")
+            elif not was_behind:
+                self._warn(f"{self.path} cannot be written: {error.strerror}; its lines are kept and tried again")
 
     def close(self) -> None:
-        """Let the file go."""
+        """Let the file go. OSError: its last lines are lost."""
         self._lines.close()
 
 
-class EventLog:
+class MetricsLog(_RunLines):
+    """metrics.jsonl of one run: `{"round": 12, "clients": 10, ...}`, in round order.
+
+    Attributes:
+        last_round: of the lines in the file; None before the first one that this object has written.
+    """
+
+    def __init__(
+        self, path: Path, run: str, *, after_round: int | None = None, warn: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """Go on after `after_round` (a resume): lines of later rounds are cut off; None keeps all."""
+        keep_bytes = None if after_round is None else _end_of_round(path, after_round)
+        super().__init__(JsonLines(path, keep_bytes=keep_bytes), warn)
+        self._records = RoundRecords(run)
+        self._taken: int | None = None
+        self.last_round: int | None = None
+
+    def observe(self, event: Event) -> None:
+        """Take the lines that `event` completes."""
+        for round_number, metrics in self._records.take(event):
+            self._lines.write({"round": round_number, **metrics})
+            self._taken = round_number
+
+    def flush(self) -> None:
+        """Write them, as far as the disk takes them."""
+        super().flush()
+        if not self.is_behind:
+            self.last_round = self._taken
+
+    def sync(self) -> None:
+        """Return when all lines up to `last_round` are on the disk; in any thread. OSError: they may not be."""
+        self._lines.sync()
+
+
+class EventLog(_RunLines):
     """events.jsonl of one run: what is its own, and what concerns all runs (workers, warnings)."""
 
-    def __init__(self, path: Path, run: str) -> None:
-        self._lines = JsonLines(path)
+    def __init__(self, path: Path, run: str, *, warn: Callable[[str], None] = lambda text: None) -> None:
+        super().__init__(JsonLines(path), warn)
         self._run = run
 
     def observe(self, event: Event) -> None:
         """Take the event."""
         if getattr(event, "run", self._run) == self._run:
-            self._lines.write(encode(event), flush=False)
-
-    def flush(self) -> None:
-        """Write what was taken."""
-        self._lines.flush()
-
-    def close(self) -> None:
-        """Let the file go."""
-        self._lines.close()
+            self._lines.write(encode(event))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -142,13 +213,28 @@ def read_events(path: Path) -> Iterator[Event]:
         yield event
 
 
+def last_round(path: Path) -> int:
+    """The round of the last line, -1 where there is none. What follows a damaged line counts as gone."""
+    found = -1
+    try:
+        for record, _ in _records(path):
+            found = int(record.get("round", found))
+    except InputError:
+        pass  # a power cut may leave zeros where lines were to be
+    return found
+
+
 def _end_of_round(path: Path, after_round: int) -> int:
     """The offset behind the line of the last round up to `after_round`."""
     end = 0
+    if after_round < 0:
+        return end
     for record, offset in _records(path):
-        if record.get("round", after_round + 1) > after_round:
+        number = record.get("round", after_round + 1)
+        if number <= after_round:
+            end = offset
+        if number >= after_round:  # whatever follows is cut off, damaged or not
             break
-        end = offset
     return end
 
 

@@ -73,12 +73,17 @@ def test_a_killed_run_finds_what_its_checkpoint_had(tmp_path: Path) -> None:
             taken.append((running.state(), running.gather(everybody)))
             assert taken[-1][0].snapshot is not None
             taken[-1][0].snapshot.keep(2)
-    for state, expected in taken[-2:]:
+    (older, _), (newest, _) = taken[-2:]
+    for kept, (_, expected) in zip([(older.tensors,), (newest.tensors, older.tensors)], taken[-2:], strict=True):
         # A process that opens the file now, as after a kill: nothing was closed, nothing was flushed.
         resumed = memories(tmp_path / "m")
-        resumed.restore(state.tensors)
+        resumed.restore(*kept)
         assert same(resumed.gather(everybody), expected)
-        resumed.commit((1, 2, 3), rows(3, 99.0))
+        if len(kept) < 2:
+            resumed.close()
+            continue
+        for number in range(90, 100):
+            resumed.commit(everybody, rows(20, float(number)))
         assert resumed.gather((2,))["count"].tolist() == [99]
         resumed.close()
     for state, expected in taken[-2:]:  # nor has the resumed run touched what an older checkpoint may need
@@ -100,6 +105,27 @@ def test_rows_are_used_again(tmp_path: Path) -> None:
     for number in range(200):
         running.commit(tuple(range(10)), rows(10, float(number)))
     assert (tmp_path / "m").stat().st_size == grown
+
+
+def test_a_start_uses_the_rows_that_no_checkpoint_needs(tmp_path: Path) -> None:
+    """However often a run is stopped and resumed, the file does not grow."""
+    sizes, kept = [], list[dict[str, torch.Tensor]]()
+    for number in range(1, 8):
+        running = memories(tmp_path / "m")
+        if kept:
+            running.restore(*reversed(kept))
+        for step in range(6):
+            running.commit(tuple(range(10)), rows(10, float(number)))
+            state = running.state()
+            assert state.snapshot is not None
+            if step % 2:
+                state.snapshot.keep(2)
+                kept = [*kept, state.tensors][-2:]
+            else:
+                state.snapshot.drop()
+        running.close()
+        sizes.append((tmp_path / "m").stat().st_size)
+    assert sizes[1:] == sizes[:1] * 6
 
 
 @pytest.mark.parametrize("damage", ["a byte", "cut short", "gone"])

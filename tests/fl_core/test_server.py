@@ -258,6 +258,7 @@ def test_a_mistake_after_the_round_is_the_user_s(experiment: MakeExperiment, met
         s.finish_round(replies_to(round))
     assert s.finished_rounds == 0
     assert torch.equal(s.x, x0())
+    assert s.is_whole is (method == "server_gradient"), "what comes later finds the optimizer stepped"
 
 
 # --- what goes down --------------------------------------------------------------------------------------------------

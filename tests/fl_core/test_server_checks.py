@@ -98,3 +98,16 @@ def test_a_state_without_initial_values_stays_as_it_was_first(experiment: MakeEx
     finished_with = {"server_global_state": state(v=torch.ones(3))}
     with pytest.raises(UserCodeError, match=r"it must be a torch\.float32 tensor \[2\], as it starts$"):
         finished(experiment(model={"dtype": "float32"}), type("Worse", (Grown,), finished_with))
+
+
+@pytest.mark.parametrize("method", ["server_gradient", "server_opt", "server_global_state"])
+def test_x_is_not_the_method_s_to_write(experiment: MakeExperiment, method: str) -> None:
+    """The evaluation of the round before reads it meanwhile: a number would depend on who is faster."""
+    own = getattr(Method, method)
+
+    def writes(self: Any, server: Server, *given: Any) -> Any:
+        server.x.sub_(0.1)
+        return own(self, server, *given)
+
+    with pytest.raises(UserCodeError, match=rf"Faulty\.{method} changes server\.x in place"):
+        finished(experiment(model={"dtype": "float32"}), faulty(**{method: writes}))

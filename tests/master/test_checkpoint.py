@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from fl_core.replies import CohortReplies
 from fl_core.server import Server
 from fl_core.session import open_session
 from fl_core.state import Zeros
-from master.checkpoint import Checkpoint, DamagedError, latest, load
+from master.checkpoint import Checkpoint, DamagedError, keep_two, latest, load
 from tests.conftest import small_experiment
 
 TOTALS = {"oracle_calls": 7, "bits_up": 2**53 - 1, "elapsed_s": 0.1}
@@ -150,3 +152,77 @@ def test_with_none_left_the_run_starts_anew(saved: Path) -> None:
     assert found is None
     assert len(complaints) == 2
     assert latest(saved / "nothing") == (None, [])
+
+
+def names(folder: Path) -> list[str]:
+    """Of the checkpoints there."""
+    return sorted(path.stem for path in folder.glob("*.safetensors"))
+
+
+def test_a_name_beyond_the_last_one_does_not_last(saved: Path) -> None:
+    """Whatever made it useless: the next one that is saved is kept, with the one before it."""
+    running, remembered = server(), memories()
+    for number in (1, 2):
+        step(running, number)
+    Checkpoint.take(running, remembered, TOTALS).save(saved)
+    assert names(saved) == ["round-00000002"]
+    assert sorted(path.suffix for path in saved.iterdir()) == [".safetensors", ".sha256"]
+    keep_two(saved, 1)
+    assert names(saved) == []
+
+
+def test_one_ahead_of_the_lines_is_refused(saved: Path) -> None:
+    """A resumed run does not make up for lines that are missing."""
+    found, complaints = latest(saved, last_line=3)
+    assert found is not None
+    assert (found.round, complaints) == (3, [])
+    found, complaints = latest(saved, last_line=2)
+    assert found is not None
+    assert found.round == 2
+    assert complaints == [
+        f"{saved / 'round-00000003.safetensors'} cannot be used: metrics.jsonl ends before its round, at 2; "
+        "the one before is used"
+    ]
+    found, complaints = latest(saved, last_line=1)
+    assert found is None
+    assert complaints[1].endswith("there is none before it")
+
+
+def test_it_says_which_data_it_was_computed_with(tmp_path: Path) -> None:
+    """One of an older version of flspan says nothing."""
+    running, remembered = server(), memories()
+    step(running, 1)
+    path = replace(Checkpoint.take(running, remembered, TOTALS), data_sha256="ab" * 32).save(tmp_path)
+    assert load(path).data_sha256 == "ab" * 32
+    text = json.dumps({"numbers": {"round": 1}, "totals": {}})
+    content = safetensors.torch.save({"x": torch.zeros(3)}, {"flspan": text})
+    path.write_bytes(content)
+    path.with_suffix(".sha256").write_text(hashlib.sha256(content).hexdigest(), encoding="ascii")
+    assert load(path).data_sha256 == ""
+
+
+def test_rows_of_both_that_are_kept_stay(tmp_path: Path) -> None:
+    """Memories in a file: the older checkpoint is as good after the newer one was resumed from and went on."""
+    file = tmp_path / "memories"
+
+    def opened() -> ClientMemories:
+        return ClientMemories({"h": Zeros(), "count": 0}, 3, torch.float64, file)
+
+    running, remembered = server(), opened()
+    for number in (1, 2):
+        step(running, number)
+        remembered.commit((0, 1), rows(float(number)))
+        Checkpoint.take(running, remembered, TOTALS).save(tmp_path)
+    remembered.close()
+    newest, _ = latest(tmp_path)
+    assert newest is not None
+    resumed = opened()
+    newest.restore(server(), resumed)
+    for number in (3, 4, 5):
+        resumed.commit((0, 1), rows(float(number)))
+    resumed.close()
+    for number in (1, 2):
+        again = opened()
+        load(tmp_path / f"round-0000000{number}.safetensors").restore(server(), again)
+        assert torch.equal(again.gather((0, 1))["h"], rows(float(number))["h"])
+        again.close()

@@ -19,7 +19,8 @@ from master.cluster import Cluster
 from master.local_executor import LocalExecutor
 from master.one_run import check_device
 from master.outcome import Outcome
-from master.round_loop import MEMORIES, RoundLoop
+from master.round_loop import RoundLoop
+from master.runs import MEMORIES
 from tests.conftest import small_experiment
 from tests.system.conftest import master_options
 

@@ -291,6 +291,11 @@ class Hers(FedAvg):
         if self.where == "server" and server.round == 2:
             return replies.mean("delta") * (1 / len([]))
         return super().server_gradient(server, replies)
+
+    def server_global_state(self, server, replies, g):
+        if self.where == "late" and server.round == 2:
+            raise MemoryError
+        return super().server_global_state(server, replies, g)
 """
 
 
@@ -311,6 +316,14 @@ async def test_her_error_is_told_with_her_line(bench: Bench, where: str, line: i
     assert "(1 / len([]))" in outcome.text
     assert ("(client 3)" in outcome.text) == (where == "client")
     assert [saved.round for saved in bench.saved] == [1]
+
+
+async def test_a_turn_that_fails_in_mid_step_is_not_saved(bench: Bench) -> None:
+    """The server's optimizer has stepped and x has not: a resumed run would end with other bytes."""
+    outcome = await failing(bench, "late")
+    assert (outcome.reason, outcome.rounds) == ("failed", 1)
+    assert "MemoryError" in outcome.text
+    assert bench.saved == []
 
 
 async def test_wire_bytes_are_the_run_s_own(bench: Bench) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from master.runs import RunFolder, environment, git_state, run_name, slug, write_whole, writing_runs
+from master.runs import MEMORIES, RunFolder, environment, git_state, run_name, slug, write_whole, writing_runs
 from protocol.errors import InputError, RunError
 
 TOML = 'name = "digits"\n'
@@ -133,3 +134,40 @@ def test_a_full_disk_is_told_as_one() -> None:
     expected = r"the runs folder r .*cannot be written: the disk is full; make room there, or"
     with pytest.raises(RunError, match=expected), writing_runs(Path("r")):
         Path("/dev/full").write_bytes(b"x")
+
+
+def test_a_run_begun_anew_holds_the_old_one_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before any of the removals: as long as there is a checkpoint, all that it counts on is there, and a folder
+    that has lost something is not called finished."""
+    contents = ("summary.json", "metrics.jsonl", MEMORIES, "model.safetensors")
+    checkpoints = [f"round-{number:08d}.{kind}" for number in (9, 10) for kind in ("safetensors", "sha256")]
+    unlink = Path.unlink
+    for kill_after in range(len(contents) + len(checkpoints) + 2):
+        folder = RunFolder(tmp_path / str(kill_after))
+        folder.open(TOML, {}).close()
+        folder.write_summary({"reason": "finished"})
+        for path in (*(folder.path / name for name in contents[1:]), *(folder.checkpoints / c for c in checkpoints)):
+            path.write_bytes(b"x")
+        (folder.checkpoints / ".round-00000011.safetensors.1.tmp").write_bytes(b"x")
+        left = iter(range(kill_after))
+
+        def killed(path: Path, missing_ok: bool = False, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            unlink(path, missing_ok)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", killed)
+            try:
+                folder.begin_anew()
+                is_whole = True
+            except KeyboardInterrupt:
+                is_whole = False
+        names = {path.name for path in folder.path.iterdir()}
+        assert (kill_after > 0) <= (folder.status() == "unfinished")
+        if list(folder.checkpoints.glob("*.safetensors")):
+            assert {"metrics.jsonl", MEMORIES} <= names
+        if is_whole:
+            assert names == {"experiment.toml", "environment.json", "checkpoints"}
+            assert list(folder.checkpoints.iterdir()) == []
+    assert is_whole

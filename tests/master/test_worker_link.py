@@ -9,6 +9,7 @@ import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -189,6 +190,30 @@ async def test_a_result_for_other_clients_or_fields_ends_the_link(
     assert expected in lost.reason
     came = [type(event) for event in bench.of(events.WorkerJoined, events.WorkerReturned)]
     assert came[:2] == [events.WorkerJoined, events.WorkerReturned]
+
+
+async def test_a_result_of_a_task_that_was_given_up_is_dropped(bench: Bench, scripted_worker: Any) -> None:
+    """A round that is run again has other tasks: a late answer to one of the first is no fault of the worker's."""
+    ends: list[Any] = []
+
+    async def behaviour(end: Any) -> None:
+        ends.append(end)
+        await end.hear(messages.Setup)
+        await end.say(messages.Ready("r", True))
+        message, buffers = await end.link.receive()
+        broadcast = wire.broadcast_of(message, buffers)
+        task = await end.hear(messages.Task)
+        await bench.answer(end, broadcast, msgspec.structs.replace(task, task=99))
+        await bench.answer(end, broadcast, task)
+        for _ in range(3):
+            await bench.answer(end, broadcast, await end.hear(messages.Task))
+        await end.listen_to_the_end()
+
+    async with scripted_worker(behaviour) as address:
+        bench.open()
+        bench.dial(address)
+        assert [result.clients for result in await bench.begin()] == [(0,), (1,), (2,), (3,)]
+    assert len(ends) == 1
 
 
 async def test_a_run_that_is_over_before_the_worker_is_ready_holds_nobody_up(

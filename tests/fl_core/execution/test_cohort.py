@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from fl_core.execution.cohort import (
     CohortRunner,
     CohortWork,
     NonFiniteReplyError,
+    _tell_of_foreign_draws,
     decode,
 )
 from fl_core.randomness import generator, global_state
@@ -378,6 +380,21 @@ def test_what_cannot_be_keyed_is_refused(session: MakeSession, forward: str, ope
     s = session(**net(forward, "torch.nn.LSTM(d, 3, 2, dropout=0.5)"))
     with pytest.raises(UserCodeError, match=rf"net\.py:13: UnkeyedDrawError: aten\.{operation}.*\(client 1\)"):
         runner(s).run(broadcast(s), work(1))
+
+
+@pytest.mark.parametrize("draw", ["numpy.random.rand()", "random.random()"])
+def test_draws_of_numpy_and_python_are_told(session: MakeSession, caplog: pytest.LogCaptureFixture, draw: str) -> None:
+    """Nobody keys them, so a run's numbers would depend on its threads; said once, in its first cohort."""
+    _tell_of_foreign_draws.cache_clear()
+    body = f"def local_gradient(self, client, x, s):\n    import numpy, random\n    return client.gradient(x) * {draw}"
+    s = session(**method(body))
+    made = runner(s)
+    with caplog.at_level(logging.WARNING, "flspan.execution"):
+        for number in (1, 2):
+            made.run(broadcast(s, number), work(1, 2, round=number))
+    assert [record.getMessage()[:60] for record in caplog.records] == [
+        "NumPy's or Python's global generator was drawn from while cl"
+    ]
 
 
 def test_another_thread_that_draws_is_not_this_one_s_fault(session: MakeSession) -> None:

@@ -54,6 +54,10 @@ FAULTS = {
         "client.compress(x.reshape(1, -1))",
         r"mine\.py:18: ValueError: client\.compress needs a vector \[d\] = \[6\], not .*\[1, 6\] \(client 0\)$",
     ),
+    "written message": (
+        "m = client.compress(x - x0); m.value.mul_(2); return self.Reply(delta=m, e=e)",
+        r"mine\.py:16: Mine\.local_state changes the value of the message Reply\.delta in place, .*\(client 0\)$",
+    ),
     "exit": ("sys.exit(5)", r"mine\.py:18: SystemExit: 5; code that runs within a run .*\(client 0\)$"),
     "other record": (
         "return self.Memory(q=x)",

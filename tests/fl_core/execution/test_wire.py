@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from fl_core.execution import wire
-from fl_core.execution.cohort import CodedField, CohortResult, CohortWork
+from fl_core.execution.cohort import CodedField, CohortResult, CohortWork, Skipped
 from fl_core.replies import FieldSums
 from fl_core.server import Broadcast
 from protocol import messages
 from protocol.errors import MessageError
 from protocol.fields import Field, Summed, TensorSpec
+from protocol.headers import encode_header
 
 Sent = Callable[[Any], Any]
 KINDS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
@@ -123,6 +124,16 @@ def test_the_bits_of_a_result() -> None:
     assert r.bits == 8 * (12 + 3 + dense)
     _, buffers = wire.result_message("run", CohortWork(5, 2, (4, 7, 9), {}, {}), 0, r)
     assert sum(b.nbytes for b in buffers) == 12 + 3 + dense + sum(stack.nbytes for stack in r.memory.values())
+
+
+def test_why_a_thousand_clients_were_skipped_fits_into_a_header(sent: Sent) -> None:
+    """All of them are named; their texts are cut, in whatever letters they are written."""
+    skipped = [Skipped(i, "Ω" * 1000) for i in range(1000)]
+    message, buffers = wire.result_message("run", CohortWork(5, 2, (), {}, {}), 0, CohortResult.of_nobody(skipped))
+    assert len(encode_header(message, [])) < 1 << 20
+    back = wire.result_of(*sent((message, buffers)))
+    assert [each.client for each in back.skipped] == list(range(1000))
+    assert all(each.text.startswith("ΩΩΩ") for each in back.skipped)
 
 
 def test_losses_that_are_no_numbers_come_back(sent: Sent) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from master.events import Evaluated, Event, RoundFinished, RunFinished, Warned
-from master.observers.metrics_jsonl import EventLog, JsonLines, MetricsLog, read_events, read_metrics
+from master.observers import metrics_jsonl
+from master.observers.metrics_jsonl import EventLog, JsonLines, MetricsLog, last_round, read_events, read_metrics
 from protocol.errors import InputError
 
 
@@ -25,9 +29,10 @@ def evaluated(number: int) -> Evaluated:
 
 
 def write_rounds(lines: JsonLines, count: int) -> None:
-    """One line a round."""
+    """One line a round, each at once."""
     for number in range(count):
         lines.write({"round": number})
+        lines.flush()
 
 
 def test_one_line_a_round_in_order_once_complete(tmp_path: Path) -> None:
@@ -94,22 +99,99 @@ def test_every_cut_of_a_file_reads_as_whole_lines(tmp_path: Path) -> None:
         assert [record["round"] for record in read_metrics(path)] == [*range(count), 9]
 
 
-def test_a_disk_that_refuses_leaves_whole_lines(tmp_path: Path) -> None:
-    """The kernel stops the file at 4,096 bytes (a real limit); the torn end is cut away before the error rises."""
-    path = tmp_path / "m"
-    lines = JsonLines(path)
+@contextmanager
+def files_end_at(limit_bytes: int) -> Iterator[None]:
+    """The kernel lets no file of this process grow beyond so many bytes (a real limit)."""
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
-            write_rounds(lines, 1000)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_that_refuses_leaves_whole_lines(tmp_path: Path) -> None:
+    """The torn end is cut away before the error rises; what was refused is written when there is room again."""
+    path = tmp_path / "m"
+    lines = JsonLines(path)
+    with files_end_at(4096), pytest.raises(OSError, match="File too large"):
+        write_rounds(lines, 1000)
     assert path.stat().st_size == lines.offset_bytes <= 4096
     kept = [record["round"] for record in read_metrics(path)]
     assert kept == list(range(len(kept)))
+    assert lines.waiting_bytes > 0
     lines.close()
+    assert [record["round"] for record in read_metrics(path)] == list(range(len(kept) + 1))
+
+
+def test_lines_that_were_refused_are_tried_again(tmp_path: Path) -> None:
+    """It is said once, the last round stays that of the lines in the file, and none is missing once there is room."""
+    said: list[str] = []
+    metrics = MetricsLog(tmp_path / "m", "a", warn=said.append)
+    with files_end_at(40):
+        for number in range(5):
+            metrics.observe(finished(number))
+            metrics.flush()
+        assert (metrics.is_behind, metrics.last_round) == (True, 0)
+    (text,) = said
+    assert text == f"{tmp_path / 'm'} cannot be written: File too large; its lines are kept and tried again"
+    metrics.flush()
+    assert (metrics.is_behind, metrics.last_round) == (False, 4)
+    assert [record["round"] for record in read_metrics(tmp_path / "m")] == [0, 1, 2, 3, 4]
+    assert said[1:] == [f"{tmp_path / 'm'} is written again, and has all its lines"]
+    metrics.close()
+
+
+def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be written for long is given up, aloud: it never has a later line after a missing one."""
+    monkeypatch.setattr(metrics_jsonl, "_WAITING_BYTES", 100)
+    said: list[str] = []
+    metrics = MetricsLog(tmp_path / "m", "a", warn=said.append)
+    with files_end_at(40):
+        for number in range(50):
+            metrics.observe(finished(number))
+            metrics.flush()
+    assert "is given up: more lines wait than can be kept" in said[-1]
+    metrics.observe(finished(50))
+    metrics.flush()
+    assert (metrics.is_behind, metrics.last_round) == (True, 0)
+    metrics.close()
+    assert [record["round"] for record in read_metrics(tmp_path / "m")] == [0]
+
+
+@pytest.mark.parametrize("after", [b"", b"\0" * 50, b"\0" * 50 + b"\n", b'{"round":4', b'{"round":4}{"\n'])
+def test_the_last_round_with_a_line(tmp_path: Path, after: bytes) -> None:
+    """Whatever a power cut leaves behind it; and a resume after that round cuts it off."""
+    path = tmp_path / "m"
+    assert last_round(path) == -1
+    lines = JsonLines(path)
+    write_rounds(lines, 4)
+    lines.close()
+    path.write_bytes(path.read_bytes() + after)
+    assert last_round(path) == 3
+    MetricsLog(path, "a", after_round=3).close()
+    assert [record["round"] for record in read_metrics(path)] == [0, 1, 2, 3]
+
+
+def test_lines_are_synced_from_another_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File and name, the name once; a file that is closed is an error, not a silence."""
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    metrics = MetricsLog(tmp_path / "m", "a")
+    metrics.sync()
+    metrics.sync()
+    file, folder = (tmp_path / "m").stat().st_ino, tmp_path.stat().st_ino
+    assert synced == [file, folder, file]
+    metrics.close()
+    with pytest.raises(OSError, match="not written any more"):
+        metrics.sync()
 
 
 def test_events_come_back_as_they_were(tmp_path: Path, story: list[Event]) -> None:
