@@ -19,7 +19,7 @@ from fl_core.optimizers import FlatOptimizer, Schedule
 from fl_core.randomness import generator
 from fl_core.replies import WEIGHTINGS, Asked, CohortReplies, FieldSums, Reads, Replies, UnreducedError
 from fl_core.sampling import Sampler, cohort_size, cut
-from fl_core.server_checks import StateCheck, check_vector, unwritten
+from fl_core.server_checks import StateCheck, check_unwritten, check_vector
 from fl_core.state import Number, State, as_dict, as_tensor, fields_of, initial, shown
 from fl_core.user_code import in_user_code
 
@@ -204,17 +204,18 @@ class Server:
     def _step(self, replies: Replies) -> Tensor:
         algorithm = self.algorithm
         with torch.no_grad(), in_user_code():
-            with unwritten(self.x, algorithm, "server_gradient"):
-                g = algorithm.server_gradient(self, replies)
+            version = self.x._version
+            g = algorithm.server_gradient(self, replies)
+            check_unwritten(self.x, version, algorithm, "server_gradient")
             if replies.lacking is not None:  # what it returns means nothing then
                 raise replies.lacking
             check_vector(g, self.x, algorithm, "server_gradient")
             self.is_whole = False
-            with unwritten(self.x, algorithm, "server_opt"):
-                x_next = algorithm.server_opt(self, g)
+            x_next = algorithm.server_opt(self, g)
+            check_unwritten(self.x, version, algorithm, "server_opt")
             check_vector(x_next, self.x, algorithm, "server_opt")
-            with unwritten(self.x, algorithm, "server_global_state"):
-                state = algorithm.server_global_state(self, replies, g)
+            state = algorithm.server_global_state(self, replies, g)
+            check_unwritten(self.x, version, algorithm, "server_global_state")
             if replies.lacking is not None:
                 raise replies.lacking
             self._state_check.check(state, "server_global_state")

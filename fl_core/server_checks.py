@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -90,14 +88,15 @@ def check_vector(value: Any, like: Tensor, algorithm: Algorithm, method: str) ->
         raise UserCodeError.of_method(type(algorithm), method, text)
 
 
-@contextmanager
-def unwritten(x: Tensor, algorithm: Algorithm, method: str) -> Iterator[None]:
-    """Raises UserCodeError: the method has written into x, which the evaluation and the saver read meanwhile."""
-    version = x._version
-    yield
+def check_unwritten(x: Tensor, version: int, algorithm: Algorithm, method: str) -> None:
+    """Raises UserCodeError: the method has written into x, which the evaluation and the saver read meanwhile.
+
+    Args:
+        version: `x._version` before it was called.
+    """
     if x._version != version:
         text = "changes server.x in place, but the evaluation and checkpoints share it: return a vector of your own"
         raise UserCodeError.of_method(type(algorithm), method, text)
 
 
-__all__ = ["StateCheck", "check_vector", "unwritten"]
+__all__ = ["StateCheck", "check_unwritten", "check_vector"]
