@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -10,9 +11,10 @@ import torch
 
 from fl_core.errors import FlspanError, RunError
 from fl_core.execution.choice import Decision
-from fl_core.execution.cohort import CohortResult, CohortWork
+from fl_core.execution.cohort import FOREIGN_DRAWS, FOREIGN_DRAWS_TEXT, CohortResult, CohortWork
 from fl_core.execution.pool import DevicePool, Slot
 from fl_core.execution.site import Site
+from master import events
 from master.cluster import Cluster, OpenRun
 from master.dispatch_vocabulary import TaskId
 
@@ -33,6 +35,7 @@ class LocalExecutor:
         self._loop = asyncio.get_running_loop()
         self._sites: dict[str, Site] = {}
         self._told: dict[str, Decision] = {}
+        self._has_told_of_draws = False
 
     def prepare(self, run: OpenRun) -> None:
         """The run's problem is at hand already."""
@@ -77,6 +80,9 @@ class LocalExecutor:
             known = found if isinstance(found, FlspanError) else RunError(f"{type(found).__name__}: {found}")
             self._cluster.failed(self, task, attempt, known)
             return
+        if FOREIGN_DRAWS.is_set() and not self._has_told_of_draws:
+            self._has_told_of_draws = True
+            self._cluster.emit(events.Warned(time_s=time.time(), text=FOREIGN_DRAWS_TEXT))
         site = self._sites.get(task.run)
         decision = None if site is None else site.fusing.decision()
         if decision is not None and decision is not self._told.get(task.run):

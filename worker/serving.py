@@ -16,7 +16,7 @@ from fl_core.errors import FlspanError, UserCodeError
 from fl_core.execution import wire
 from fl_core.execution.broadcasts import ReceivedBroadcasts
 from fl_core.execution.choice import Decision
-from fl_core.execution.cohort import CohortResult, CohortWork
+from fl_core.execution.cohort import FOREIGN_DRAWS, FOREIGN_DRAWS_TEXT, CohortResult, CohortWork
 from fl_core.execution.held_memories import HeldMemories, completed
 from fl_core.execution.pool import DevicePool
 from protocol import messages
@@ -79,6 +79,7 @@ class Serving:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self._has_told_of_draws = False
         self.answered = 0
         """Tasks whose result was ready to send."""
 
@@ -243,6 +244,9 @@ class Serving:
         error = done.exception()
         if error is None:
             self.answered += 1
+            if FOREIGN_DRAWS.is_set() and not self._has_told_of_draws:
+                self._has_told_of_draws = True
+                logger.warning(FOREIGN_DRAWS_TEXT)
             if key.run in self._memories:
                 self._memories[key.run].keep(done.result(), key.round)
             message, buffers = wire.result_message(key.run, held.work, key.attempt, done.result())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from fl_core.algorithm import Algorithm
     from fl_core.problem import Problem
 
-logger = logging.getLogger("flspan.execution")
+FOREIGN_DRAWS = threading.Event()
+"""Set when NumPy's or Python's global generator was drawn from while clients ran in this process."""
+FOREIGN_DRAWS_TEXT = (
+    "NumPy's or Python's global generator was drawn from while clients ran. If it is the method that draws, its "
+    "numbers depend on which thread runs whom: draw with client.generator(...), or with torch's own functions"
+)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ class CohortRunner:
         before = global_state(self.device)
         ran = self._run_clients(broadcast, work)
         if foreign is not None and foreign != foreign_state():
-            _tell_of_foreign_draws()
+            FOREIGN_DRAWS.set()  # perhaps by another thread, so it is no error
         if not torch.equal(before, global_state(self.device)):
             # Someone drew from torch's global generator, which threads share: these clients, or another thread.
             if not self._keyed:
@@ -269,15 +274,6 @@ class CohortRunner:
         return CodedField(call, tuple(payload.nbytes for payload in payloads), joined(payloads))
 
 
-@cache
-def _tell_of_foreign_draws() -> None:
-    """Once a process. It may have been another thread, so it is no error."""
-    logger.warning(
-        "NumPy's or Python's global generator was drawn from while clients ran. If it is the method that draws, its "
-        "numbers depend on which thread runs whom: draw with client.generator(...), or torch's own functions"
-    )
-
-
 @dataclass(frozen=True)
 class _Finished:
     """What is left of a client after its local work."""
@@ -314,6 +310,8 @@ def decode(result: CohortResult, round: int, work: LocalWork, layout: Layout) ->
 
 
 __all__ = [
+    "FOREIGN_DRAWS",
+    "FOREIGN_DRAWS_TEXT",
     "METRICS",
     "CodedField",
     "CohortResult",

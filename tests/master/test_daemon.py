@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from fl_core.execution.cohort import FOREIGN_DRAWS
 from fl_core.experiment.reading import read_experiments
 from fl_core.experiment.schema import Experiment, SourceFile
 from fl_core.problem import Problem
@@ -267,3 +268,17 @@ async def test_nothing_of_a_run_s_data_is_left_to_the_garbage_collector(bench: B
     finally:
         gc.unfreeze()
         gc.enable()
+
+
+async def test_a_method_that_draws_from_numpy_s_generator_is_told_of(bench: Bench) -> None:
+    """Once, in the lines of the run: its numbers would differ from start to start."""
+    text = (
+        "import numpy\nfrom dataclasses import dataclass\nfrom algorithms.fedavg import FedAvg\n\n"
+        "@dataclass(frozen=True)\nclass Draws(FedAvg):\n"
+        "    def local_gradient(self, client, x, s):\n        return client.gradient(x) * numpy.random.rand()\n"
+    )
+    source = msgspec.structs.asdict(SourceFile.of("algorithm", "draws.py", text))
+    FOREIGN_DRAWS.clear()
+    assert await bench.run(small_experiment(algorithm={"name": "draws.py"}, sources=[source])) == 0
+    FOREIGN_DRAWS.clear()
+    assert bench.said.count("NumPy's or Python's global generator was drawn from") == 1
