@@ -17,6 +17,8 @@ round of one run. Every hand-out of a task has a higher attempt number.
     running   TaskFailed by a live copy                      failed           Fail, Cancel the other copy
     running   ExecutorLost, another copy lives               running
     running   ExecutorLost or TaskReturned, the last copy    pending, front
+    running   ExecutorLost, the last copy, second loss       resting
+    resting   Tick, the second one                           pending, front
     running   ExecutorLost, the last copy, third loss        poisoned         Poisoned
     running   Tick, nothing queued, far older than peers     running twice    Assign, next attempt
     failed    TaskSkipped                                    skipped
@@ -71,6 +73,9 @@ from master.dispatch_vocabulary import (
 from master.executor_ring import Executor, ExecutorRing
 
 POISON_LOSSES = 3  # executors lost while running one task before it is not tried again
+_REST_TICKS = 2
+"""So long a task rests that has lost two executors. Machines that go down together are noticed one after the other: a
+task that moved on at once would lose three of them, and be taken for their murderer."""
 STRAGGLER_FLOOR_S = 5.0
 STRAGGLER_FACTOR = 2.0
 _PEERS = 512  # finished tasks of a round whose durations are remembered
@@ -92,7 +97,7 @@ class _Round:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One task. Pending: queued, no copy. Running: one or two copies. Closed: no copy, not queued."""
+    """One task. Pending: queued or resting, no copy. Running: one or two copies. Closed: no copy, not queued."""
 
     task: TaskId
     round: _Round
@@ -101,6 +106,7 @@ class _Entry:
     lost: list[str] = field(default_factory=list)  # executors lost while running it
     started_s: float | None = None  # the first tick that saw it held
     awaits_skip: bool = False  # failed or poisoned
+    rest_ticks: int = 0
 
 
 class Dispatcher:
@@ -112,6 +118,7 @@ class Dispatcher:
         self._rounds: dict[tuple[str, int], _Round] = {}
         self._ledger: dict[TaskId, _Entry] = {}
         self._queue: deque[_Entry] = deque()
+        self._resting: list[_Entry] = []
         self._paused = False
         self._waiting = False
         self._now_s: float | None = None
@@ -141,8 +148,13 @@ class Dispatcher:
 
     @property
     def queued(self) -> int:
-        """Tasks that no executor holds yet."""
+        """Tasks that go to whoever has room next."""
         return len(self._queue)
+
+    @property
+    def resting(self) -> int:
+        """Tasks that have lost two executors, and wait a little."""
+        return len(self._resting)
 
     def held(self, executor: str) -> int:
         """Tasks that count against the credit of `executor`; 0 for one that is not here."""
@@ -173,6 +185,9 @@ class Dispatcher:
             if len(entry.lost) >= POISON_LOSSES:
                 entry.awaits_skip = True
                 commands.append(Poisoned(entry.task, tuple(entry.lost)))
+            elif len(entry.lost) == POISON_LOSSES - 1:
+                entry.rest_ticks = _REST_TICKS
+                self._resting.append(entry)
             else:
                 again.append(entry)
         self._requeue(again)
@@ -199,6 +214,7 @@ class Dispatcher:
         if aborted is None:
             return
         self._queue = deque(entry for entry in self._queue if entry.round is not aborted)
+        self._resting = [entry for entry in self._resting if entry.round is not aborted]
         for task in aborted.tasks:
             self._cancel_copies(self._ledger[task], commands)
         self._forget(aborted)
@@ -307,6 +323,10 @@ class Dispatcher:
 
     def _tick(self, event: Tick, commands: list[Command]) -> None:
         self._now_s = event.now_s
+        for entry in self._resting:
+            entry.rest_ticks -= 1
+        self._requeue([entry for entry in self._resting if not entry.rest_ticks])
+        self._resting = [entry for entry in self._resting if entry.rest_ticks]
         running: list[_Entry] = []
         for executor in self._ring:
             for (_, attempt), entry in executor.holds.items():

@@ -107,15 +107,45 @@ def test_a_task_that_loses_three_executors_is_poison() -> None:
     dispatcher = Dispatcher()
     (task,) = tasks(1)
     dispatcher.handle(opened(1))
-    for number in (1, 2):
-        assert dispatcher.handle(ExecutorJoined(f"w{number}", 1, 1)) == [Assign(f"w{number}", task, number)]
-        assert dispatcher.handle(ExecutorLost(f"w{number}")) == [Waiting(1)]
-    dispatcher.handle(ExecutorJoined("w3", 1, 1))
+    assert dispatcher.handle(ExecutorJoined("w1", 1, 1)) == [Assign("w1", task, 1)]
+    assert dispatcher.handle(ExecutorLost("w1")) == [Waiting(1)]
+    assert dispatcher.handle(ExecutorJoined("w2", 1, 1)) == [Assign("w2", task, 2)]
+    assert dispatcher.handle(ExecutorLost("w2")) == []
+    assert dispatcher.handle(Tick(1.0)) == []
+    assert dispatcher.handle(Tick(2.0)) == [Waiting(1)]
+    assert dispatcher.handle(ExecutorJoined("w3", 1, 1)) == [Assign("w3", task, 3)]
     assert dispatcher.handle(ExecutorLost("w3")) == [Poisoned(task, ("w1", "w2", "w3"))]
     assert dispatcher.handle(ExecutorJoined("w4", 1, 1)) == []
     assert dispatcher.handle(TaskSkipped(task)) == [
         RoundComplete("r", 1, accepted=0, skipped=1, discarded=0, retried=2, copied=0)
     ]
+
+
+def test_a_task_is_no_poison_because_all_machines_go_down_at_once() -> None:
+    """Their losses are noticed one after the other: it moves on once, then rests until two ticks have passed."""
+    dispatcher = dispatcher_with(a=1, b=1, c=1, d=1)
+    (task,) = tasks(1)
+    assert dispatcher.handle(opened(1)) == [Assign("a", task, 1)]
+    assert dispatcher.handle(ExecutorLost("a")) == [Assign("b", task, 2)]
+    for name in "bcd":
+        assert dispatcher.handle(ExecutorLost(name)) == []
+    assert dispatcher.resting == 1
+    assert dispatcher.handle(Tick(1.0)) == []
+    assert dispatcher.handle(ExecutorJoined("a2", 1, 1)) == []
+    assert dispatcher.handle(Tick(2.0)) == [Assign("a2", task, 3)]
+    assert dispatcher.handle(ResultReceived("a2", task, 3))[0] == Accept("a2", task, 3)
+
+
+def test_a_round_that_is_given_up_takes_its_resting_tasks_along() -> None:
+    """They are not handed out later."""
+    dispatcher = dispatcher_with(a=1, b=1)
+    dispatcher.handle(opened(1))
+    dispatcher.handle(ExecutorLost("a"))
+    dispatcher.handle(ExecutorLost("b"))
+    dispatcher.handle(RoundAborted("r", 1))
+    assert dispatcher.resting == 0
+    assert dispatcher.handle(ExecutorJoined("c", 1, 1)) == []
+    assert dispatcher.handle(Tick(9.0)) == []
 
 
 def test_a_prefetched_task_is_not_blamed_for_a_loss() -> None:
@@ -124,6 +154,8 @@ def test_a_prefetched_task_is_not_blamed_for_a_loss() -> None:
     killer, bystander = tasks(2)
     dispatcher.handle(opened(2))
     for number in (1, 2, 3):
+        dispatcher.handle(Tick(10.0 * number))
+        dispatcher.handle(Tick(10.0 * number + 1))
         dispatcher.handle(ExecutorJoined(f"w{number}", 1, 2))
         said = dispatcher.handle(ExecutorLost(f"w{number}"))
     assert said == [Poisoned(killer, ("w1", "w2", "w3")), Waiting(1)]
@@ -418,7 +450,10 @@ class Histories(RuleBasedStateMachine):
         self.an_executor_joins(1, 1)
         for task in sorted(self.stuck):
             self.skip(task)
-        while any(self.held.values()):
+        while any(self.held.values()) or self.dispatcher.resting:
+            if not any(self.held.values()):
+                self.time_passes(0.5)
+                continue
             name = next(name for name, held in self.held.items() if held)
             self.answer(name, *self.held[name][0], "result")
         assert self.open == {}
