@@ -11,13 +11,13 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from fl_core.errors import FlspanError, RunError
 from fl_core.execution import wire
 from fl_core.execution.choice import Decision
 from fl_core.execution.cohort import CohortResult, CohortWork, Skipped
-from fl_core.server import Round
+from fl_core.server import Broadcast, Round
 from fl_core.session import Session
 from master import dispatch_vocabulary as say
 from master import events
@@ -27,6 +27,21 @@ from master.runs import machine_of
 
 Emit = Callable[[events.Event], None]
 Take = Callable[[int, CohortResult], None]
+
+
+class Lane(NamedTuple):
+    """A local slot, for whoever runs the local work of a round in its thread.
+
+    Attributes:
+        executor: its executor's name.
+        execute: runs the only task of a round that sends this.
+    """
+
+    executor: str
+    execute: Callable[[Broadcast, CohortWork], CohortResult]
+
+
+Conclude = Callable[[int, CohortResult, Lane], None]
 SMALL_BROADCAST_BYTES = 64 << 10
 """A Broadcast of at most this much is packed on the event loop, in less time than it takes to ask a thread."""
 
@@ -72,7 +87,7 @@ class OpenRun:
     works: dict[int, CohortWork] = field(default_factory=dict)
     take: Take | None = None
     over: Over | None = None
-    conclude: Take | None = None
+    conclude: Conclude | None = None
     _packed: tuple[int, asyncio.Future[wire.Packed]] | None = None
     _small: tuple[int, wire.Packed] | None = None
 
@@ -141,7 +156,7 @@ class Cluster:
         works: Sequence[CohortWork],
         take: Take,
         over: Over,
-        conclude: Take | None = None,
+        conclude: Conclude | None = None,
     ) -> None:
         """Execute a round's cohorts wherever there is room.
 
@@ -248,6 +263,15 @@ class Cluster:
         """An executor let go of a task without a result."""
         self._handle(say.TaskReturned(executor.id, task, attempt))
 
+    def tell_counted(self, task: TaskId, executor: str, task_s: float) -> None:
+        """The executor of this name has run a task in so much time, and its result counts."""
+        run, round, cohort = task
+        self.emit(
+            events.TaskFinished(
+                time_s=time.time(), run=run, round=round, task=cohort, executor=executor, seconds_s=task_s
+            )
+        )
+
     def held(self, executor: str) -> int:
         """Tasks an executor holds: running, or waiting at it."""
         return self._dispatcher.held(executor)
@@ -307,13 +331,4 @@ class Cluster:
         take = self.runs[task.run].take
         if take is not None:
             take(task.cohort, result)
-        self.emit(
-            events.TaskFinished(
-                time_s=time.time(),
-                run=task.run,
-                round=task.round,
-                task=task.cohort,
-                executor=self.executors[executor].name,
-                seconds_s=sum(result.metrics.get("seconds_s", ())),
-            )
-        )
+        self.tell_counted(task, self.executors[executor].name, sum(result.metrics.get("seconds_s", ())))

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import torch
 
@@ -14,8 +15,9 @@ from fl_core.execution.choice import Decision
 from fl_core.execution.cohort import FOREIGN_DRAWS, FOREIGN_DRAWS_TEXT, CohortResult, CohortWork
 from fl_core.execution.pool import DevicePool, Slot
 from fl_core.execution.site import Site
+from fl_core.server import Broadcast
 from master import events
-from master.cluster import Cluster, OpenRun
+from master.cluster import Cluster, Lane, OpenRun
 from master.dispatch_vocabulary import TaskId
 
 
@@ -57,7 +59,7 @@ class LocalExecutor:
         def execute(slot: Slot) -> CohortResult:
             found = site.execute(slot, work)
             if conclude is not None:
-                conclude(work.index, found)
+                conclude(work.index, found, Lane(self.name, partial(_lead, site, slot)))
             return found
 
         def tell(found: CohortResult | BaseException) -> None:
@@ -89,3 +91,9 @@ class LocalExecutor:
             self._told[task.run] = decision
             self._cluster.decided(self, task.run, decision)
         self._cluster.result(self, task, attempt, found)
+
+
+def _lead(site: Site, slot: Slot, broadcast: Broadcast, work: CohortWork) -> CohortResult:
+    """Begin a round at the site, and run its only task."""
+    site.receive(broadcast)
+    return site.execute(slot, work)

@@ -1,7 +1,7 @@
 """The round loop: Algorithm 1, with the local work on a cluster and everything slow beside it.
 
 Read `fl_core.reference` first: this is the same algorithm. Torch runs in three helper threads, never on the event
-loop: the server's (sampling, decoding, server step; `master.server_turn` says when a slot acts in its place), the
+loop: the server's (`master.server_rounds` says what it does; `master.server_turn`, when a slot acts in its place), the
 evaluation's and the saver's. A round's evaluation and its checkpoint run while the next round is under way; neither
 changes a number of the run.
 """
@@ -9,19 +9,17 @@ changes a number of the run.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 
 from fl_core.errors import FlspanError
-from fl_core.execution.cohort import CohortResult, CohortWork, Skipped
+from fl_core.execution.cohort import CohortWork
 from fl_core.execution.reduction import Gathering
 from fl_core.memories import ClientMemories
 from fl_core.replies import UnreducedError
@@ -31,34 +29,18 @@ from fl_core.state import initial_values
 from master import events
 from master.checkpoint import Checkpoint
 from master.cluster import Cluster
+from master.dispatch_vocabulary import TaskId
 from master.evaluations import Evaluations
 from master.outcome import Outcome, told
 from master.runs import MEMORIES
+from master.server_rounds import CUMULATIVE, Led, Opened, ServerRounds, Turn
 from master.server_turn import ServerTurn
 from master.side_thread import SideThread
+from master.stopping import divergence
 
-_CUMULATIVE = ("oracle_calls", "bits_up", "bits_down")
 _WIRE = ("wire_bytes_sent", "wire_bytes_received")
-
-
-class _Opened(NamedTuple):
-    """A round that the server has begun, and its tasks."""
-
-    round: Round
-    works: list[CohortWork]
-
-
-class _Turn(NamedTuple):
-    """What the server hands back between two rounds: `opened` is the next one, or why it could not be begun."""
-
-    metrics: dict[str, float]
-    checkpoint: Checkpoint | None
-    opened: _Opened | Exception
-
-
 _TOLD_SKIPS = 20
 """Clients that are named when they are skipped; a method that fails on all would fill the log."""
-_NO_ROUND = RuntimeError("there is no round after the last")
 
 
 class RoundLoop:
@@ -89,15 +71,15 @@ class RoundLoop:
         self._wire_bytes = wire_bytes
         self._flush = flush
         self._server = session.server()
-        self._memories = memories_of(session)
-        self._totals: dict[str, float] = dict.fromkeys((*_CUMULATIVE, *_WIRE), 0) | {"elapsed_s": 0.0}
+        self._totals: dict[str, float] = dict.fromkeys((*CUMULATIVE, *_WIRE), 0) | {"elapsed_s": 0.0}
+        memories = memories_of(session)
+        self._server_rounds = ServerRounds(session, self._server, memories, self._totals)
         self._wire_seen = wire_bytes()  # runs before this one used the same sockets
         self._stopping = False
         self._rounds_told = 0
         self._last: dict[str, float] = {}
         self._evaluations = Evaluations(run, session, cluster.emit)
         self._threads = {name: SideThread(name) for name in ("server", "save")}
-        self._skipped: list[tuple[int, Skipped]] = []  # (round, client) that are still to be told
         self._skips_told = 0
         self._savings: set[asyncio.Task[None]] = set()
         self._has_gpu = torch.cuda.is_available()
@@ -107,11 +89,11 @@ class RoundLoop:
     def keep_memories_in(self, folder: Path) -> None:
         """Before anything else: what clients remember lies in a file of this folder, if the experiment says "disk"."""
         if self.session.experiment.clients.client_memory == "disk":
-            self._memories = memories_of(self.session, folder / MEMORIES)
+            self._server_rounds.memories = memories_of(self.session, folder / MEMORIES)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on after the checkpoint's round."""
-        checkpoint.restore(self._server, self._memories)
+        checkpoint.restore(self._server, self._server_rounds.memories)
         self._totals |= checkpoint.totals
 
     def stop(self) -> None:
@@ -148,44 +130,33 @@ class RoundLoop:
     # --- the rounds ------------------------------------------------------------------------------------------------
 
     async def _rounds(self, first: int) -> None:
-        experiment = self.session.experiment
-        if first > experiment.rounds:
+        last = self.session.experiment.rounds
+        if first > last:
             return
-        opened: _Opened | Exception = await self._in_thread("server", self._begin, first)
-        for number in range(first, experiment.rounds + 1):
-            if self._is_over():  # before anybody is asked to run it: nobody would give it up
-                return
+        opened: Opened | Exception = await self._in_thread("server", self._server_rounds.begin, first)
+        finished = first - 1
+        while finished < last and not self._is_over():  # before anybody is asked to run it: nobody would give it up
             if isinstance(opened, Exception):
                 raise opened
-            started = time.perf_counter()
-            self._emit(
-                events.RoundStarted(
-                    time_s=time.time(),
-                    run=self.run_name,
-                    round=number,
-                    clients=opened.round.clients,
-                    tasks=len(opened.works),
-                )
-            )
-            turn = await self._executed(*opened)
-            if turn is None:
+            began = time.perf_counter()
+            self._tell_begun(opened.round, opened.round.number, len(opened.works), began)
+            turns = await self._executed(*opened)
+            if turns is None:
                 return
-            if turn.checkpoint is not None and self._savings:  # one at a time, and one finished round at risk, not two
-                await asyncio.wait(self._savings)
-            self._finish_round(number, turn.metrics, time.perf_counter() - started)
-            if turn.checkpoint is not None:
-                self._save_beside(replace(turn.checkpoint, totals=dict(self._totals)))  # this round's time in them
-            if experiment.stop:  # which round is the last must not depend on how fast evaluation is
-                await self._finish_beside()
-            elif len(beside := self._beside()) > 4:  # a slow evaluation or disk holds the rounds up rather than memory
-                await asyncio.wait(beside, return_when=asyncio.FIRST_COMPLETED)
-            opened = turn.opened
+            for turn in turns:
+                await self._finish_round(turn, began)
+                began = turn.ended
+            finished, opened = turns[-1].number, turns[-1].opened
 
-    async def _executed(self, round: Round, works: list[CohortWork]) -> _Turn | None:
-        """The round's local work and the server's turn after it. None: the round was given up."""
+    async def _executed(self, round: Round, works: list[CohortWork]) -> list[Turn] | None:
+        """The round's local work and the server's turn after it, and those after it that a slot has led.
+
+        None: the round was given up.
+        """
         while True:
             gathering = Gathering(round.number, works, self.session.work, self.session.layout)
-            turn = ServerTurn(self._threads["server"], gathering, partial(self._turn, round, gathering))
+            turns = partial(self._server_rounds.turns, round, gathering, self._may_follow)
+            turn = ServerTurn(self._threads["server"], gathering, turns)
             conclude = turn.conclude if self._slots_are_alike else None
             self.cluster.start_round(self.run_name, round, works, turn.take, turn.over, conclude)
             try:
@@ -195,67 +166,59 @@ class RoundLoop:
                 self._emit(events.Noted(time_s=time.time(), text=text))
                 works = [replace(work, index=work.index + len(works), asked={}) for work in works]
 
-    def _turn(self, round: Round, gathering: Gathering) -> _Turn:
-        """All that the server does between two rounds' local work, in one visit to its thread or to a slot's."""
-        experiment, number = self.session.experiment, round.number
-        metrics = self._finish(round, gathering)
-        checkpoint = self._checkpoint() if number % experiment.checkpoint.every == 0 else None
-        try:
-            return _Turn(metrics, checkpoint, self._begin(number + 1) if number < experiment.rounds else _NO_ROUND)
-        except Exception as error:  # it is the next round's: this one is told first
-            return _Turn(metrics, checkpoint, error)
-
     def _is_over(self) -> bool:
         return self._stopping or self._evaluations.is_enough or bool(self._evaluations.diverged)
 
-    def _begin(self, number: int) -> _Opened:
-        round = self._server.begin_round(number)
-        works, asked = [], self._server.asked()
-        for index, cohort in enumerate(round.cohorts):
-            own = {name: torch.stack([values[i] for i in cohort]) for name, values in round.broadcast.own.items()}
-            memory, versions = self._memories.gather(cohort), self._memories.versions(cohort)
-            works.append(CohortWork(number, index, cohort, memory, own, asked, versions))
-        return _Opened(round, works)
+    def _may_follow(self, turn: Turn) -> bool:
+        """Whether a slot may begin the next round by itself: nothing of this one is to be done on the event loop."""
+        if turn.checkpoint is not None or self._evaluations.is_due(turn.number) or self.cluster.paused:
+            return False
+        return not (self._is_over() or divergence(turn.number, turn.metrics))
 
-    def _finish(self, round: Round, gathering: Gathering) -> dict[str, float]:
-        found = gathering.gathered()
-        metrics = self._server.finish_round(found.cohorts, found.sums)
-        finished = found.results
-        for result in finished:  # a client's memory changes when its round commits, not before
-            self._memories.commit(result.clients, result.memory, round.number)
-        seen = _total(finished, "loss_count")
-        if seen:
-            metrics["loss_train"] = _total(finished, "loss_sum") / seen
-        self._skipped += [(round.number, each) for result in finished for each in result.skipped]
-        took_part = sum(len(result.clients) for result in finished)
-        if self.session.experiment.on_error == "skip":
-            metrics["skipped"] = round.clients - took_part
-        self._totals["oracle_calls"] += int(_total(finished, "oracle_calls"))
-        self._totals["bits_up"] += found.bits
-        self._totals["bits_down"] += round.broadcast.bits
-        return {"clients": took_part, **metrics}
+    async def _finish_round(self, turn: Turn, began: float) -> None:
+        """Tell of a finished round, and begin what goes on beside the next: its evaluation, its checkpoint."""
+        if turn.led is not None:
+            self._tell_begun(turn.led, turn.number, 1, began)
+            task = TaskId(self.run_name, turn.number, turn.led.task)
+            self.cluster.tell_counted(task, turn.led.executor, turn.led.task_s)
+        if turn.checkpoint is not None and self._savings:  # one at a time, and one finished round at risk, not two
+            await asyncio.wait(self._savings)
+        self._tell_finished(turn, turn.ended - began)
+        if turn.checkpoint is not None:
+            self._save_beside(replace(turn.checkpoint, totals=dict(self._totals)))  # this round's time in them
+        if self.session.experiment.stop:  # which round is the last must not depend on how fast evaluation is
+            await self._finish_beside()
+        elif len(beside := self._beside()) > 4:  # a slow evaluation or disk holds the rounds up rather than memory
+            await asyncio.wait(beside, return_when=asyncio.FIRST_COMPLETED)
 
-    def _finish_round(self, number: int, metrics: dict[str, float], round_s: float) -> None:
+    def _tell_begun(self, round: Round | Led, number: int, tasks: int, at: float) -> None:
+        self._emit(
+            events.RoundStarted(time_s=_time_s(at), run=self.run_name, round=number, clients=round.clients, tasks=tasks)
+        )
+
+    def _tell_finished(self, turn: Turn, round_s: float) -> None:
         self._totals["elapsed_s"] += round_s
-        metrics |= {name: self._totals[name] for name in _CUMULATIVE} | self._wire_metrics()
+        metrics = turn.metrics | self._wire_metrics()
         if self._has_gpu:
             metrics["gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
         metrics |= {"round_s": round_s, "elapsed_s": self._totals["elapsed_s"]}
         self._last |= metrics
-        self._rounds_told = number
-        self._tell_of_skipped()
-        self._evaluations.check(number, metrics)
-        due = self._evaluations.is_due(number)
+        self._rounds_told = turn.number
+        self._tell_of_skipped(turn)
+        self._evaluations.check(turn.number, metrics)
+        due = self._evaluations.is_due(turn.number)
         self._emit(
-            events.RoundFinished(time_s=time.time(), run=self.run_name, round=number, metrics=metrics, evaluates=due)
+            events.RoundFinished(
+                time_s=_time_s(turn.ended), run=self.run_name, round=turn.number, metrics=metrics, evaluates=due
+            )
         )
         if due:
-            self._evaluations.start(number, self._server.x)
+            self._evaluations.start(turn.number, self._server.x)
 
-    def _tell_of_skipped(self) -> None:
-        told, self._skipped = self._skipped, []
-        for number, each in told[: max(0, _TOLD_SKIPS - self._skips_told)]:
-            text = f"round {number}: client {each.client} is skipped: {each.text}"
+    def _tell_of_skipped(self, turn: Turn) -> None:
+        told = turn.skipped
+        for each in told[: max(0, _TOLD_SKIPS - self._skips_told)]:
+            text = f"round {turn.number}: client {each.client} is skipped: {each.text}"
             self._emit(events.Warned(time_s=time.time(), text=text))
         if self._skips_told <= _TOLD_SKIPS < self._skips_told + len(told):
             text = "many clients are skipped: further ones are only counted, in the metric skipped"
@@ -289,9 +252,6 @@ class RoundLoop:
         self._flush()
         await self._in_thread("save", self._save, checkpoint)
 
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint.take(self._server, self._memories, self._totals)
-
     def _beside(self) -> set[asyncio.Task[None]]:
         return self._savings | self._evaluations.under_way
 
@@ -303,14 +263,14 @@ class RoundLoop:
         await self._finish_beside()
         if save:
             self._flush()
-            checkpoint = await self._in_thread("server", self._checkpoint)
+            checkpoint = await self._in_thread("server", self._server_rounds.checkpoint)
             # Else it was cancelled in a turn, and that line is missing; or the turn failed in mid-step.
             if checkpoint.round == self._rounds_told and self._server.is_whole:
                 await self._in_thread("save", self._save, checkpoint)
         self._evaluations.close()
         for thread in self._threads.values():
             thread.close()
-        self._memories.close()
+        self._server_rounds.memories.close()
 
     async def _in_thread(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._threads[name].call(function, *arguments)
@@ -322,5 +282,6 @@ def memories_of(session: Session, file: Path | None = None) -> ClientMemories:
     return ClientMemories(declared, session.problem.d, session.problem.dtype, file)
 
 
-def _total(results: Sequence[CohortResult], name: str) -> float:
-    return math.fsum(chain.from_iterable(result.metrics[name] for result in results))
+def _time_s(at: float) -> float:
+    """Of a moment of `time.perf_counter`, the time of day."""
+    return time.time() - (time.perf_counter() - at)

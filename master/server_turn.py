@@ -2,7 +2,7 @@
 
 Usually that is the server's own. But a slot of this process that has run the only task of a round takes the turn
 itself, before the event loop hears of its result: two hand-overs between threads less, and the replies are still in its
-caches.
+caches. It may lead the next rounds too (`master.server_rounds`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from master.side_thread import settle
 if TYPE_CHECKING:
     from fl_core.execution.cohort import CohortResult
     from fl_core.execution.reduction import Gathering
-    from master.cluster import Ending
+    from master.cluster import Ending, Lane
     from master.side_thread import SideThread
 
 T = TypeVar("T")
@@ -36,13 +36,13 @@ class ServerTurn(Generic[T]):
     Args:
         thread: the server's.
         gathering: of the round's results.
-        turn: what is to be done when all results are gathered.
+        turn: what is to be done when all results are gathered; given the slot that takes the turn, if one does.
 
     Attributes:
         outcome: what `turn` returns or raises; None: the round was given up.
     """
 
-    def __init__(self, thread: SideThread, gathering: Gathering, turn: Callable[[], T]) -> None:
+    def __init__(self, thread: SideThread, gathering: Gathering, turn: Callable[[Lane | None], T]) -> None:
         self.outcome: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
         self._thread = thread
         self._gathering = gathering
@@ -56,17 +56,17 @@ class ServerTurn(Generic[T]):
         if self._concluded is None and self._gathering.add(index, result):
             self._thread.call(self._fold)
 
-    def conclude(self, index: int, result: CohortResult) -> None:
+    def conclude(self, index: int, result: CohortResult, lane: Lane) -> None:
         """Take the turn here and now, with the result of the round's only task, unless the round is over.
 
-        In any thread.
+        In the thread of the slot.
         """
         with self._thread.lent:
             if not self._claim.acquire(blocking=False):
                 return
             try:
                 self._gathering.add(index, result)
-                self._concluded = _Concluded(self._turn(), None)
+                self._concluded = _Concluded(self._turn(lane), None)
             except BaseException as error:  # a user's code may even leave the interpreter
                 self._concluded = _Concluded(None, error)
 
@@ -95,7 +95,7 @@ class ServerTurn(Generic[T]):
     def _taken(self) -> T:
         if self._failure is not None:
             raise self._failure
-        return self._turn()
+        return self._turn(None)
 
     def _tell(self) -> None:
         assert self._concluded is not None

@@ -23,7 +23,7 @@ from fl_core.server import Server
 from fl_core.session import Session, open_session
 from master import events
 from master.checkpoint import Checkpoint
-from master.cluster import Cluster
+from master.cluster import Cluster, Lane
 from master.local_executor import LocalExecutor
 from master.round_loop import RoundLoop
 from master.server_turn import ServerTurn
@@ -34,6 +34,7 @@ pytestmark = pytest.mark.timeout(60)
 
 SESSION = open_session(small_experiment())
 RESULT = CohortResult((0,), {}, {}, {}, {"m": [1.0], "seconds_s": [0.0]})
+LANE = Lane("local", lambda *_: RESULT)
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def thread() -> Iterator[SideThread]:
     made.close()
 
 
-def turn_of(thread: SideThread, function: Callable[[], Any]) -> ServerTurn[Any]:
+def turn_of(thread: SideThread, function: Callable[[Lane | None], Any]) -> ServerTurn[Any]:
     """After a round of one task."""
     gathering = Gathering(1, [CohortWork(1, 0, (0,), {}, {})], SESSION.work, SESSION.layout)
     return ServerTurn(thread, gathering, function)
@@ -52,7 +53,7 @@ def turn_of(thread: SideThread, function: Callable[[], Any]) -> ServerTurn[Any]:
 
 def in_a_slot(turn: ServerTurn[Any]) -> threading.Thread:
     """Another thread, which has the round's only result."""
-    slot = threading.Thread(target=turn.conclude, args=(0, RESULT))
+    slot = threading.Thread(target=turn.conclude, args=(0, RESULT, LANE))
     slot.start()
     return slot
 
@@ -66,7 +67,7 @@ async def until(condition: Callable[[], Any]) -> None:
 async def test_a_round_that_is_over_is_not_concluded(thread: SideThread) -> None:
     """It was given up before its result came: the server does nothing, and nobody is told of a turn."""
     taken: list[int] = []
-    turn = turn_of(thread, lambda: taken.append(1))
+    turn = turn_of(thread, lambda _: taken.append(1))
     turn.over("given up")
     in_a_slot(turn).join(30)
     assert await turn.outcome is None
@@ -77,7 +78,7 @@ async def test_a_turn_that_has_begun_counts(thread: SideThread) -> None:
     """The round is given up while a slot takes the turn: it is finished all the same, once the slot is done."""
     begun, go_on = threading.Event(), threading.Event()
 
-    def work() -> int:
+    def work(_: Lane | None) -> int:
         begun.set()
         go_on.wait(30)
         return 7
@@ -101,7 +102,7 @@ async def test_what_a_slot_s_turn_raises_is_the_turn_s(
 ) -> None:
     """Not the task's: the slot and the thread live on."""
 
-    def fail() -> None:
+    def fail(_: Lane | None) -> None:
         raise error
 
     turn = turn_of(thread, fail)
@@ -115,15 +116,15 @@ async def test_what_a_slot_s_turn_raises_is_the_turn_s(
 
 async def test_without_a_slot_the_server_s_thread_takes_it(thread: SideThread) -> None:
     """Once the cluster has all results."""
-    turn = turn_of(thread, lambda: threading.current_thread().name)
+    turn = turn_of(thread, lambda lane: (threading.current_thread().name, lane))
     turn.take(0, RESULT)
     turn.over("complete")
-    assert await turn.outcome == "server"
+    assert await turn.outcome == ("server", None)
 
 
 async def test_an_error_of_the_round_is_the_turn_s(thread: SideThread) -> None:
     """A client's code has raised: nothing is there to take a turn with."""
-    turn = turn_of(thread, lambda: 7)
+    turn = turn_of(thread, lambda _: 7)
     turn.over(UserCodeError("division by zero"))
     with pytest.raises(UserCodeError, match="division by zero"):
         await turn.outcome
