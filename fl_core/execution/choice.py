@@ -188,15 +188,15 @@ class ChosenRunner:
         return self._clock() - started
 
     def _time(self, broadcast: Broadcast, work: CohortWork, fused_s: float, one_by_one_s: float) -> None:
-        """Decide whether it pays. A first time is slower than the rest, so whichever loses is tried again."""
+        """Decide whether it pays."""
         fused = self._fused
         assert fused is not None
-        for _ in range(_TRIES):
-            if fused_s > _FASTER * one_by_one_s:
-                fused_s = min(fused_s, self._seconds(lambda: fused.run(broadcast, work)))
-        for _ in range(_TRIES - 1):
-            if 0.5 * one_by_one_s < fused_s <= _FASTER * one_by_one_s:  # not clear yet
-                one_by_one_s = min(one_by_one_s, self._seconds(lambda: self._sequential.run(broadcast, work)))
+        fused_s, one_by_one_s = shortest(
+            fused_s,
+            one_by_one_s,
+            lambda: self._seconds(lambda: fused.run(broadcast, work)),
+            lambda: self._seconds(lambda: self._sequential.run(broadcast, work)),
+        )
         self._fusing.decide(fused_s <= _FASTER * one_by_one_s, fused_s, one_by_one_s)
 
     def _is_long(self, broadcast: Broadcast, work: CohortWork) -> bool:
@@ -228,6 +228,25 @@ class _Counting(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def shortest(
+    fused_s: float, one_by_one_s: float, time_fused: Callable[[], float], time_one_by_one: Callable[[], float]
+) -> tuple[float, float]:
+    """What a cohort takes both ways, out of what it took the first time, and of further times where that is not clear.
+
+    A first time is slower than the rest, so whichever way seems to lose is tried again.
+    """
+    fused_left = one_by_one_left = _TRIES
+    while True:
+        if fused_s > _FASTER * one_by_one_s and fused_left:
+            fused_left -= 1
+            fused_s = min(fused_s, time_fused())
+        elif 0.5 * one_by_one_s < fused_s <= _FASTER * one_by_one_s and one_by_one_left:
+            one_by_one_left -= 1
+            one_by_one_s = min(one_by_one_s, time_one_by_one())
+        else:
+            return fused_s, one_by_one_s
+
+
 def why(error: BaseException) -> str:
     """One line that says why something cannot be fused."""
     if isinstance(error, CannotFuseError):
@@ -249,4 +268,4 @@ def _operation_of(error: BaseException) -> tuple[str, str]:
     return operation, place
 
 
-__all__ = ["ChosenRunner", "Decision", "Fuse", "Fusing", "why"]
+__all__ = ["ChosenRunner", "Decision", "Fuse", "Fusing", "shortest", "why"]

@@ -15,7 +15,7 @@ import torch
 from fl_core.errors import UserCodeError
 from fl_core.execution import choice
 from fl_core.execution.audit import difference_of
-from fl_core.execution.choice import ChosenRunner, Fusing
+from fl_core.execution.choice import ChosenRunner, Fusing, shortest
 from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.execution.fused import FusedRunner
 from fl_core.server import Broadcast, Round
@@ -308,6 +308,26 @@ def test_a_busy_machine_does_not_decide(mine: Any, monkeypatch: pytest.MonkeyPat
     assert decided is not None
     assert Crowded.wall_s[0] > decided["one_by_one_s"] > decided["fused_s"] > 0
     assert decided["fused"]
+
+
+@pytest.mark.parametrize(
+    ("first_s", "fused_s", "one_by_one_s", "found_s"),
+    [
+        ((20.0, 30.0), [1.0], [21.0], (1.0, 21.0)),  # a second look at one by one makes fused's first time lose
+        ((20.0, 30.0), [19.0, 20.0, 21.0], [21.0], (19.0, 21.0)),
+        ((20.0, 30.0), [], [25.0, 29.0, 31.0], (20.0, 25.0)),
+        ((30.0, 20.0), [12.0, 12.5, 12.7], [14.0, 13.0], (12.0, 13.0)),
+        ((1.0, 20.0), [], [], (1.0, 20.0)),
+        ((50.0, 20.0), [30.0, 40.0, 60.0], [], (30.0, 20.0)),
+    ],
+)
+def test_what_seems_to_lose_is_timed_again(
+    first_s: tuple[float, float], fused_s: list[float], one_by_one_s: list[float], found_s: tuple[float, float]
+) -> None:
+    """Whichever way that is by then: a first time, or one time of a busy moment, does not decide."""
+    fused, alone = iter(fused_s), iter(one_by_one_s)
+    assert shortest(*first_s, lambda: next(fused), lambda: next(alone)) == found_s
+    assert (list(fused), list(alone)) == ([], []), "it is timed no less often than that"
 
 
 @pytest.mark.parametrize("slow", ["fused", "one by one"])
