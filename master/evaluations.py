@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fl_core.execution.pooling import hasten_pooling
 from fl_core.metrics import evaluate
 from master import events
 from master.side_thread import SideThread
@@ -78,4 +79,5 @@ class Evaluations:
     def _evaluate(self, x: torch.Tensor) -> dict[str, float]:
         if self._oracle is None:
             self._oracle = self._session.problem.oracle("cpu")
+            hasten_pooling(self._oracle.model)
         return evaluate(self._session.problem, self._oracle, x, self._session.experiment.evaluate.metrics)

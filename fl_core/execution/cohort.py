@@ -17,6 +17,7 @@ from compressors.compressor import Layout, NonFiniteError, joined
 from fl_core.client import Client, LocalWork, Message, total_loss
 from fl_core.errors import BREAKS, FlspanError, PlugInError, UserCodeError
 from fl_core.estimators import Orders
+from fl_core.execution.pooling import hasten_pooling
 from fl_core.execution.reply_checks import SMALLER, Alike, NonFiniteReplyError, check_finite, check_reply
 from fl_core.execution.running_sums import RunningSums
 from fl_core.execution.streams import KeyedGenerators
@@ -138,6 +139,7 @@ class CohortRunner:
         self.work = work
         self.device = device
         self.oracle = problem.oracle(device)
+        hasten_pooling(self.oracle.model)
         self._declared = problem.initial_memory(algorithm, device)
         self._memory_fields = fields_of(algorithm.Memory)
         self._files = tuple(files)
