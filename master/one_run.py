@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TextIO
 
 import safetensors.torch
 
@@ -22,22 +21,16 @@ from fl_core.session import Session, open_session
 from master import checkpoint, events
 from master.checkpoint import Checkpoint
 from master.cluster import Cluster
-from master.event_stream import EventStream, Observer
-from master.observers.execution_record import ExecutionRecord, read_execution
-from master.observers.metrics_jsonl import EventLog, MetricsLog, last_round
+from master.event_stream import EventStream
+from master.observers.execution_record import read_execution
+from master.observers.metrics_jsonl import last_round
 from master.observers.text_log import TRACEBACK, TextLog
 from master.options import MasterOptions
 from master.outcome import Outcome, told
 from master.reference_loop import ReferenceLoop
 from master.round_loop import RoundLoop
+from master.run_files import RunFiles
 from master.runs import RunFolder, environment, run_name, write_whole, writing_runs
-
-
-class _Lines(NamedTuple):
-    """What a run writes line by line."""
-
-    metrics: MetricsLog
-    events: EventLog
 
 
 class OneRun:
@@ -45,9 +38,6 @@ class OneRun:
 
     Args:
         opened: its session, if it has been opened already.
-
-    Attributes:
-        is_unsaved: something of it could not be written: a checkpoint, a line, a result.
     """
 
     def __init__(
@@ -69,10 +59,15 @@ class OneRun:
         self.name = self.folder.path.name
         self._loop: RoundLoop | ReferenceLoop | None = None
         self._stopped = False
-        self._lines: _Lines | None = None
+        self._files: RunFiles | None = None
         self._is_done = False
-        self.is_unsaved = False
+        self._is_unsaved = False
         self._io = asyncio.get_running_loop()
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether something of it could not be written: a checkpoint, a line, a result."""
+        return self._is_unsaved or (self._files is not None and self._files.is_unsaved)
 
     def stop(self) -> None:
         """End after the round under way."""
@@ -102,13 +97,15 @@ class OneRun:
                     self.folder.begin_anew()
                 for source in self._experiment.sources:
                     write_whole(self.folder.path / source.name, source.text.encode())
-                self._observe(stack, resumed)
-            self._loop = self._make_loop(session, resumed)
+                after_round = -1 if resumed is None else resumed.round
+                files = self._files = RunFiles(self.folder, self.name, self._stream, after_round, self._warn)
+                stack.callback(files.close)
+            self._loop = self._make_loop(session, resumed, files)
             if self._stopped:
                 self._loop.stop()
             self._emit_start(session, 0 if resumed is None else resumed.round, position, of)
             stack.callback(self._let_go)
-            outcome = await self._end(session, await self._loop.run())
+            outcome = await self._end(session, files, await self._loop.run())
             summary = {name: value for name, value in outcome.metrics.items() if math.isfinite(value)}
             self._stream.emit(
                 events.RunFinished(
@@ -119,8 +116,8 @@ class OneRun:
                     text=self._placed(outcome.text),
                 )
             )
-            self._flush()
-            self._lack()
+            files.flush()
+            files.lacking()
         return outcome.reason != "failed"
 
     def refuse(self, error: InputError | UserCodeError) -> None:
@@ -193,39 +190,14 @@ class OneRun:
             self._warn(f"run {self.name} begins anew: none of its checkpoints can be used")
         return found
 
-    def _observe(self, stack: ExitStack, resumed: Checkpoint | None) -> None:
-        after = -1 if resumed is None else resumed.round
-        log = self.folder.log.open("a", encoding="utf-8")
-        stack.callback(self._close_log, log)
-        self._lines = _Lines(
-            MetricsLog(self.folder.metrics, self.name, after_round=after, warn=self._warn),
-            EventLog(self.folder.events, self.name, warn=self._warn),
-        )
-        observers: list[Observer] = [
-            *self._lines,
-            TextLog(log, timestamps=True, run=self.name),
-            ExecutionRecord(self.folder.execution, self.name),
-        ]
-        for observer in observers:
-            self._stream.subscribe(observer)
-            stack.callback(self._stream.unsubscribe, observer)
-
-    def _close_log(self, log: TextIO) -> None:
-        """What it still holds may find no room: that costs these lines, not the run."""
-        try:
-            log.close()
-        except OSError as error:
-            self.is_unsaved = True
-            self._warn(f"the last lines of {self.folder.log} could not be written: {error.strerror}")
-
-    def _make_loop(self, session: Session, resumed: Checkpoint | None) -> RoundLoop | ReferenceLoop:
+    def _make_loop(self, session: Session, resumed: Checkpoint | None, files: RunFiles) -> RoundLoop | ReferenceLoop:
         check_device(self._experiment, self._options)
         if self._options.reference:
             return ReferenceLoop(self.name, session, self._stream.emit)
         decided = read_execution(self.folder.execution) if self._options.resume else {}
         self._cluster.open_run(self.name, session, decided)
-        save = partial(self._save, session)
-        loop = RoundLoop(self.name, session, self._cluster, save, self._wire_bytes, self._flush)
+        save = partial(self._save, session, files)
+        loop = RoundLoop(self.name, session, self._cluster, save, self._wire_bytes, files.flush)
         try:
             loop.keep_memories_in(self.folder.path)
             if resumed is not None:
@@ -261,40 +233,25 @@ class OneRun:
             )
         )
 
-    def _save(self, session: Session, saved: Checkpoint) -> None:
+    def _save(self, session: Session, files: RunFiles, saved: Checkpoint) -> None:
         """Runs in the saver's thread. A full disk costs the checkpoint, not the run."""
         try:
-            self._sync_lines(saved.round)
+            files.sync(saved.round)
             path = replace(saved, data_sha256=session.data_sha256).save(self.folder.checkpoints)
             event: events.Event = events.CheckpointSaved(
                 time_s=time.time(), run=self.name, round=saved.round, path=str(path)
             )
         except OSError as error:
-            self.is_unsaved = True
+            self._is_unsaved = True
             saved.let_go()
             text = f"the checkpoint after round {saved.round} could not be written: {error}; the last good one stays"
             event = events.Warned(time_s=time.time(), text=text)
         self._io.call_soon_threadsafe(self._stream.emit, event)
 
-    def _sync_lines(self, round: int) -> None:
-        """Put the lines up to this round on the disk: a resumed run never makes up for them. OSError: they are not."""
-        assert self._lines is not None, "the run has begun"
-        last = self._lines.metrics.last_round
-        if last is None or last < round:
-            raise OSError(f"not all lines of its rounds are in {self.folder.metrics}")
-        self._lines.metrics.sync()
-
-    def _flush(self) -> None:
-        """Have all that was told written down, what could not be written before too."""
-        self._stream.flush()
-        for file in self._lines or ():
-            if file.is_behind:
-                file.flush()
-
-    async def _end(self, session: Session, outcome: Outcome) -> Outcome:
+    async def _end(self, session: Session, files: RunFiles, outcome: Outcome) -> Outcome:
         """Write down how it ended. A full disk costs what it costs: the next start goes on from the last checkpoint."""
-        self._flush()
-        if outcome.reason == "finished" and self.folder.metrics.name in self._lack():
+        files.flush()
+        if outcome.reason == "finished" and self.folder.metrics.name in files.lacking():
             text = "the rounds are done, but not all of their lines could be written: with room on the disk, run the "
             text += "same command again: it goes on from the last checkpoint"
             outcome = replace(outcome, reason="stopped", text=text)
@@ -302,16 +259,9 @@ class OneRun:
             data_sha256 = await asyncio.to_thread(lambda: session.data_sha256)
             self._write_results(session, outcome, data_sha256)
         except OSError as error:
-            self.is_unsaved = True
+            self._is_unsaved = True
             self._warn(f"run {self.name}: its results could not be written: {error}; run the same command again")
         return outcome
-
-    def _lack(self) -> list[str]:
-        """Of metrics.jsonl and events.jsonl, those that do not have all their lines."""
-        assert self._lines is not None, "the run has begun"
-        lacking = [file.path.name for file in self._lines if file.is_behind or not self._stream.hears(file)]
-        self.is_unsaved = self.is_unsaved or bool(lacking)
-        return lacking
 
     def _write_results(self, session: Session, outcome: Outcome, data_sha256: str) -> None:
         tensors = session.problem.named_parameters(outcome.x)
