@@ -95,8 +95,8 @@ def test_a_disk_that_refuses_lines_leaves_them_lacking(bench: Bench, monkeypatch
 
 def test_a_log_that_cannot_be_closed_is_told(bench: Bench) -> None:
     """What it still holds finds no room: that costs these lines, and is no exception."""
-    full = Path("/dev/full").open("w")
-    full.write("a line")
-    bench.files._close_log(full)
+    with Path("/dev/full").open("w") as full:
+        full.write("a line")
+        bench.files._close_log(full)
     assert bench.files.is_unsaved
     assert bench.warned == [f"the last lines of {bench.folder.log} could not be written: No space left on device"]
