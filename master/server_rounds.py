@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from master.cluster import Lane
 CUMULATIVE = ("oracle_calls", "bits_up", "bits_down")
 _NO_ROUND = RuntimeError("there is no round after the last")
 _LED_S = 5e-3
-"""So long a slot may go on by itself before the event loop hears of its rounds: an eye, or a key, waits as long."""
+"""So long a slot may go on by itself before the event loop hears of its rounds; only with rounds that are shorter."""
 
 
 class Opened(NamedTuple):
@@ -40,13 +40,12 @@ class Led(NamedTuple):
     """Of a round that a slot has run by itself, what the cluster tells of others.
 
     Attributes:
-        executor: its name. task_s: what the only task took.
+        executor: its name. task: the index of the only one.
     """
 
     executor: str
     clients: int
     task: int
-    task_s: float
 
 
 class Turn(NamedTuple):
@@ -55,6 +54,7 @@ class Turn(NamedTuple):
     Attributes:
         opened: the next round, or why it came to nothing.
         skipped: its clients that were left out.
+        task_s: what its tasks took together.
         ended: by `time.perf_counter`.
         led: by whom; None: by the cluster.
     """
@@ -64,6 +64,7 @@ class Turn(NamedTuple):
     checkpoint: Checkpoint | None
     opened: Opened | Exception
     skipped: list[Skipped]
+    task_s: float
     ended: float
     led: Led | None = None
 
@@ -102,8 +103,12 @@ class ServerRounds:
 
     def turns(
         self, round: Round, gathering: Gathering, may_follow: Callable[[Turn], bool], lane: Lane | None = None
-    ) -> list[Turn]:
-        """The turn after a round whose results are gathered; then those of the rounds that the lane's slot has led.
+    ) -> Iterator[list[Turn] | None]:
+        """The turn after a round whose results are gathered; then those of the rounds that the lane's slot leads.
+
+        Yields:
+            All turns so far after each; None after the local work of the next round, when its turn is due. Whoever goes
+            on after a list has local work done, and may as well not go on: nothing of the server's is touched.
 
         Args:
             may_follow: after this turn, whether the next round may begin without the event loop; asked in any thread.
@@ -112,40 +117,33 @@ class ServerRounds:
         """
         found = [self._turn(round, gathering)]
         until = found[0].ended + _LED_S
-        while lane is not None and found[-1].ended < until:
+        yield found
+        while lane is not None and found[-1].ended < until and may_follow(found[-1]):
             following = found[-1].opened
-            if isinstance(following, Exception) or len(following.works) != 1 or not may_follow(found[-1]):
-                break
-            turn = self._lead(following, lane)
-            if isinstance(turn, Turn):
-                found.append(turn)
-                continue
-            if turn is not None:
-                found[-1] = found[-1]._replace(opened=turn)
-            break
-        return found
+            if isinstance(following, Exception) or len(following.works) != 1 or found[-1].task_s > _LED_S:
+                return
+            try:
+                result = lane.execute(following.round.broadcast, following.works[0])
+            except Exception:  # the cluster runs it again: there it is known what follows from it
+                return
+            yield None
+            try:
+                found.append(self._led(following, result, lane.executor))
+            except UnreducedError:  # nothing has changed: the event loop asks for the rows
+                return
+            except Exception as error:
+                found[-1] = found[-1]._replace(opened=error)
+            yield found
 
     def checkpoint(self) -> Checkpoint:
         """Of the last round that is finished."""
         return Checkpoint.take(self._server, self.memories, self._totals)
 
-    def _lead(self, opened: Opened, lane: Lane) -> Turn | Exception | None:
-        """Run a round of one task here and now. An error: its turn failed. None: it is as if it had not been tried."""
+    def _led(self, opened: Opened, result: CohortResult, executor: str) -> Turn:
         round, (work,) = opened
         gathering = Gathering(round.number, [work], self._session.work, self._session.layout)
-        try:
-            result = lane.execute(round.broadcast, work)
-        except Exception:  # the cluster runs it again: there it is known what follows from it
-            return None
         gathering.add(work.index, result)
-        try:
-            turn = self._turn(round, gathering)
-        except UnreducedError:  # nothing has changed: the event loop asks for the rows
-            return None
-        except Exception as error:
-            return error
-        took_s = math.fsum(result.metrics["seconds_s"])
-        return turn._replace(led=Led(lane.executor, round.clients, work.index, took_s))
+        return self._turn(round, gathering)._replace(led=Led(executor, round.clients, work.index))
 
     def _turn(self, round: Round, gathering: Gathering) -> Turn:
         experiment, number = self._session.experiment, round.number
@@ -159,7 +157,9 @@ class ServerRounds:
         except Exception as error:  # it is the next round's: this one is told first
             opened = error
         skipped = [each for result in found.results for each in result.skipped]
-        return Turn(number, metrics, checkpoint, opened, skipped, time.perf_counter())
+        return Turn(
+            number, metrics, checkpoint, opened, skipped, _total(found.results, "seconds_s"), time.perf_counter()
+        )
 
     def _finish(self, round: Round, found: Gathered) -> dict[str, float]:
         metrics = self._server.finish_round(found.cohorts, found.sums)

@@ -2,14 +2,15 @@
 
 Usually that is the server's own. But a slot of this process that has run the only task of a round takes the turn
 itself, before the event loop hears of its result: two hand-overs between threads less, and the replies are still in its
-caches. It may lead the next rounds too (`master.server_rounds`).
+caches. It may lead the next rounds too (`master.server_rounds`), of which the event loop takes those that are done
+whenever it wants to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from master.side_thread import settle
@@ -24,10 +25,10 @@ T = TypeVar("T")
 
 
 class _Concluded(NamedTuple):
-    """What a slot's turn has returned or raised."""
+    """What a slot's turns have given or raised, so far."""
 
     result: object
-    error: BaseException | None
+    error: BaseException | None = None
 
 
 class ServerTurn(Generic[T]):
@@ -36,20 +37,27 @@ class ServerTurn(Generic[T]):
     Args:
         thread: the server's.
         gathering: of the round's results.
-        turn: what is to be done when all results are gathered; given the slot that takes the turn, if one does.
+        turns: given the slot that takes the turn, if one does, gives what the turn has returned, then all that it and
+            further ones have returned, …: a step for each turn, and one between two of them that is nobody's turn (as
+            `master.server_rounds.ServerRounds.turns`). Without a slot only the first is taken.
 
     Attributes:
-        outcome: what `turn` returns or raises; None: the round was given up.
+        outcome: the last that `turns` gave, or what it has raised; None: the round was given up.
     """
 
-    def __init__(self, thread: SideThread, gathering: Gathering, turn: Callable[[Lane | None], T]) -> None:
+    def __init__(
+        self, thread: SideThread, gathering: Gathering, turns: Callable[[Lane | None], Iterator[T | None]]
+    ) -> None:
         self.outcome: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
         self._thread = thread
         self._gathering = gathering
-        self._turn = turn
+        self._turns = turns
         self._failure: Exception | None = None
-        self._claim = threading.Lock()  # acquired once: by the slot that takes the turn, or when the round is over
+        # Held by a slot in a turn, and at the end by whoever came first: the slot, or the event loop when it is over.
+        self._claim = threading.Lock()
         self._concluded: _Concluded | None = None
+        self._has_ended = False
+        self._is_over = False
 
     def take(self, index: int, result: CohortResult) -> None:
         """A result of the round has arrived."""
@@ -59,26 +67,51 @@ class ServerTurn(Generic[T]):
     def conclude(self, index: int, result: CohortResult, lane: Lane) -> None:
         """Take the turn here and now, with the result of the round's only task, unless the round is over.
 
-        In the thread of the slot.
+        And further turns, until the event loop takes over: it may at any time but within a turn. In the slot's thread.
         """
-        with self._thread.lent:
-            if not self._claim.acquire(blocking=False):
+        if not self._claim.acquire(blocking=False):
+            return
+        self._gathering.add(index, result)
+        turns = self._turns(lane)
+        while True:
+            self._advance(turns)
+            if self._has_ended:  # the claim stays here
                 return
+            self._claim.release()
+            if self._is_over:
+                return
+            is_last = next(turns, _END) is _END
+            if self._is_over or not self._claim.acquire(blocking=False):
+                return
+            if is_last:
+                self._has_ended = True
+                return
+
+    def _advance(self, turns: Iterator[T | None]) -> None:
+        """Take a turn, if there is one more."""
+        with self._thread.lent:
             try:
-                self._gathering.add(index, result)
-                self._concluded = _Concluded(self._turn(lane), None)
+                found = next(turns, None)
             except BaseException as error:  # a user's code may even leave the interpreter
-                self._concluded = _Concluded(None, error)
+                self._concluded, self._has_ended = _Concluded(None, error), True
+                return
+        if found is None:
+            self._has_ended = True
+        else:
+            self._concluded = _Concluded(found)
 
     def over(self, ending: Ending) -> None:
         """The cluster has no more results of this round. It is not given up if a slot has taken the turn."""
-        if not self._claim.acquire(blocking=False):
-            if self._concluded is not None:
-                self._tell()
-            else:  # in this very moment: the server's thread comes to a call when the slot is done
-                self._thread.call(_nothing).add_done_callback(lambda _: self._tell())
-        elif self.outcome.done():  # the run was cancelled
+        self._is_over = True
+        is_free = self._claim.acquire(blocking=False)
+        if self.outcome.done():  # the run was cancelled
             return
+        if not (is_free or self._has_ended):
+            # In this very moment: the server's thread comes to a call when the slot is done with the turn.
+            self._thread.call(_nothing).add_done_callback(lambda _: self.over(ending))
+        elif self._concluded is not None:
+            settle(self.outcome, *self._concluded)
+            self._concluded = None  # an error's frames hold this turn
         elif ending == "complete":
             self._thread.call_for(self.outcome, self._taken)
         elif isinstance(ending, Exception):
@@ -95,12 +128,12 @@ class ServerTurn(Generic[T]):
     def _taken(self) -> T:
         if self._failure is not None:
             raise self._failure
-        return self._turn(None)
+        found = next(self._turns(None))
+        assert found is not None, "the first step is a turn"
+        return found
 
-    def _tell(self) -> None:
-        assert self._concluded is not None
-        settle(self.outcome, *self._concluded)
-        self._concluded = None  # an error's frames hold this turn
+
+_END = object()
 
 
 def _nothing() -> None:

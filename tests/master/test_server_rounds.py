@@ -16,6 +16,7 @@ from torch import Tensor
 
 from algorithms.fedavg import FedAvg
 from fl_core.client import Client
+from fl_core.execution.cohort import CohortResult, CohortWork
 from fl_core.execution.pool import DevicePool, parse_devices
 from fl_core.reference import run_reference
 from fl_core.replies import Replies
@@ -23,7 +24,7 @@ from fl_core.server import Round, Server
 from fl_core.session import Session, open_session
 from master import events, server_rounds
 from master.checkpoint import Checkpoint
-from master.cluster import Cluster
+from master.cluster import Cluster, Lane, OpenRun
 from master.local_executor import LocalExecutor
 from master.round_loop import RoundLoop
 from tests.conftest import small_experiment
@@ -123,6 +124,55 @@ async def test_what_ends_a_lead(bench: Bench, tables: dict[str, Any], asked: lis
     assert torch.equal(outcome.x, [server.x.clone() for server, _ in run_reference(session)][-1])
     due = [number for number in range(10) if number in (0, 9) or number % session.experiment.evaluate.every == 0]
     assert sorted(event.round for event in bench.of(events.Evaluated)) == due
+
+
+@dataclass(frozen=True)
+class Holding(FedAvg):
+    """FedAvg whose clients wait in round 3."""
+
+    def local_gradient(self, client: Client, x: Tensor, s: Any) -> Tensor:
+        if client.round == 3:
+            BEGUN.set()
+            GO_ON.wait(30)
+        return super().local_gradient(client, x, s)
+
+
+async def test_a_stop_does_not_wait_for_a_client_of_a_lead(bench: Bench, until_round_3: Callable[[], Any]) -> None:
+    """As with any round: it is given up at once, and those before it are told and saved."""
+    loop = bench.loop(session_of(Holding()))
+    running = asyncio.create_task(loop.run())
+    await until_round_3()
+    loop.stop()
+    outcome = await running
+    assert not GO_ON.is_set()
+    GO_ON.set()
+    assert (outcome.reason, outcome.rounds, bench.cluster.asked) == ("stopped", 2, [1])
+    assert [event.round for event in bench.of(events.RoundFinished)] == [0, 1, 2]
+    assert [saved.round for saved in bench.saved] == [2]
+    assert torch.equal(outcome.x, bench.saved[0].tensors["x"])
+
+
+async def test_long_rounds_are_not_led(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop, and whoever watches, hears of each: a round is led only after one whose tasks were short."""
+
+    class LongTasks(LocalExecutor):
+        """Says of every task that it took an hour."""
+
+        def assign(self, run: OpenRun, work: CohortWork, attempt: int) -> None:
+            conclude = run.conclude
+
+            def told_so(index: int, result: CohortResult, lane: Lane) -> None:
+                assert conclude is not None
+                conclude(index, replace(result, metrics={**result.metrics, "seconds_s": [3600.0] * 4}), lane)
+
+            run.conclude = told_so
+            super().assign(run, work, attempt)
+
+    monkeypatch.setattr(server_rounds, "_LED_S", 3600.0)
+    bench.cluster.lose(bench.cluster.executors["local"])
+    bench.cluster.join(LongTasks(bench.cluster, bench.pool))
+    await bench.loop(session_of()).run()
+    assert bench.cluster.asked == [*range(1, 10)]
 
 
 async def test_a_lead_lasts_a_moment(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,11 @@ def thread() -> Iterator[SideThread]:
 def turn_of(thread: SideThread, function: Callable[[Lane | None], Any]) -> ServerTurn[Any]:
     """After a round of one task."""
     gathering = Gathering(1, [CohortWork(1, 0, (0,), {}, {})], SESSION.work, SESSION.layout)
-    return ServerTurn(thread, gathering, function)
+
+    def turns(lane: Lane | None) -> Iterator[Any]:
+        yield function(lane)
+
+    return ServerTurn(thread, gathering, turns)
 
 
 def in_a_slot(turn: ServerTurn[Any]) -> threading.Thread:
@@ -93,6 +97,59 @@ async def test_a_turn_that_has_begun_counts(thread: SideThread) -> None:
     assert await turn.outcome == 7
     assert await beside, "the server's own thread waits while a slot acts in its place"
     slot.join(30)
+
+
+def leading(thread: SideThread, begun: list[threading.Event], go_on: threading.Event) -> ServerTurn[Any]:
+    """After a round of one task, whose slot then leads: first local work, which says so and waits, then a turn."""
+    gathering = Gathering(1, [CohortWork(1, 0, (0,), {}, {})], SESSION.work, SESSION.layout)
+
+    def turns(_: Lane | None) -> Iterator[Any]:
+        yield [1]
+        begun[0].set()
+        go_on.wait(30)
+        yield None
+        begun[1].set()
+        yield [1, 2]
+
+    return ServerTurn(thread, gathering, turns)
+
+
+async def test_local_work_of_a_lead_holds_nothing_up(thread: SideThread) -> None:
+    """The round is given up in it: what is done is told at once, the server's thread goes on, the rest is dropped."""
+    begun, go_on = [threading.Event(), threading.Event()], threading.Event()
+    turn = leading(thread, begun, go_on)
+    slot = in_a_slot(turn)
+    assert begun[0].wait(30)
+    turn.over("given up")
+    assert await turn.outcome == [1]
+    assert await thread.call(lambda: 7) == 7
+    go_on.set()
+    slot.join(30)
+    assert not begun[1].is_set()
+
+
+async def test_turns_of_a_lead_are_told_together(thread: SideThread) -> None:
+    """When the slot's result is counted, all are done."""
+    begun, go_on = [threading.Event(), threading.Event()], threading.Event()
+    go_on.set()
+    turn = leading(thread, begun, go_on)
+    in_a_slot(turn).join(30)
+    turn.take(0, RESULT)
+    turn.over("complete")
+    assert await turn.outcome == [1, 2]
+
+
+async def test_a_cancelled_run_ends_a_lead(thread: SideThread) -> None:
+    """Nobody waits for an outcome any more: no further turn is taken."""
+    begun, go_on = [threading.Event(), threading.Event()], threading.Event()
+    turn = leading(thread, begun, go_on)
+    slot = in_a_slot(turn)
+    assert begun[0].wait(30)
+    turn.outcome.cancel()
+    turn.over("given up")
+    go_on.set()
+    slot.join(30)
+    assert not begun[1].is_set()
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), StopIteration(3), SystemExit(2)])
