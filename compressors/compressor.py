@@ -229,6 +229,13 @@ def copy_of(x: Tensor) -> Tensor:
     return empty((x.shape[0], x.shape[1]), layout_of(x)).copy_(x)
 
 
+def placed(values: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. A GPU is not waited for, and the memory here may be written again at once."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def to_bytes(values: Tensor) -> Bytes:
     """`[G, K]` values as they lie in memory (little-endian): uint8 `[G, K * W / 8]`, a copy on the CPU."""
     flat = values.detach().contiguous().view(torch.uint8).cpu().numpy()

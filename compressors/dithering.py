@@ -102,5 +102,7 @@ class LinearDithering(Dithering):
     def to_values(self, codes: Tensor, norms: Tensor, dtype: torch.dtype) -> Tensor:
         """|x|_p l / s; divided first, so that level s is the norm itself."""
         levels = codes & ((1 << self.levels.bit_length()) - 1)
-        magnitudes = levels.to(carrier(dtype)).div_(self.levels).mul_(norms)
+        # A GPU multiplies by the reciprocal of a plain number, which rounds otherwise than the receiver divides.
+        s = self.levels if codes.device.type == "cpu" else torch.full_like(norms, self.levels)
+        magnitudes = levels.to(carrier(dtype)).div_(s).mul_(norms)
         return self.signed(magnitudes, codes, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -33,9 +34,11 @@ class Identity(Compressor):
         if x.device.type == "cpu" and x.dtype != torch.bfloat16:  # which NumPy lacks; its calls cost half of torch's
             numbers = x.detach().numpy().copy()
             value, raw = torch.from_numpy(numbers), numbers.view(np.uint8)
-        else:
+        elif x.device.type == "cpu":
             value = copy_of(x.detach())
-            raw = value.view(torch.uint8).cpu().numpy()
+            raw = value.view(torch.uint8).numpy()
+        else:
+            return _Unread(copy_of(x.detach()))
         return Encoded(value, raw.reshape(-1), (raw.shape[1],) * raw.shape[0])
 
     def decode(
@@ -56,3 +59,17 @@ class Identity(Compressor):
     def omega(self, d: int) -> float:
         """0."""
         return 0.0
+
+
+class _Unread(Encoded):
+    """Vectors on a device, whose bytes leave it only when they are asked for: sums may be all that is needed."""
+
+    def __init__(self, value: Tensor) -> None:
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "sizes", (value.shape[1] * value.element_size(),) * value.shape[0])
+
+    @cached_property
+    def payload(self) -> Bytes:
+        """The value's own memory."""
+        raw: Bytes = self.value.view(torch.uint8).cpu().numpy()
+        return raw.reshape(-1)

@@ -32,12 +32,12 @@ def row_norms(x: Tensor, order: float) -> Tensor:
 
     Raises NonFiniteError if a norm of finite numbers is beyond the carrier's range.
     """
-    norms = _on_cpu(x, order) if x.device.type == "cpu" else _on_device(x, order)
-    result = torch.from_numpy(norms).to(carrier(x.dtype))
-    beyond = torch.isfinite(result).logical_not().nonzero().flatten().tolist()
+    norms = torch.from_numpy(_on_cpu(x, order)) if x.device.type == "cpu" else _on_device(x, order)
+    result = norms.to(carrier(x.dtype))
+    beyond = torch.isfinite(result).cpu().logical_not().nonzero().flatten().tolist()
     if beyond:
         raise NonFiniteError(f"row {beyond[0]}: its {order:g}-norm is beyond the range of {result.dtype}")
-    return result.to(x.device)
+    return result
 
 
 def _on_cpu(x: Tensor, order: float) -> Floats:
@@ -80,12 +80,11 @@ def _reduce(x: Tensor, order: float, scale: Floats) -> Floats:
     return total
 
 
-def _on_device(x: Tensor, order: float) -> Floats:
+def _on_device(x: Tensor, order: float) -> Tensor:
     """Row by row, so that a row's norm does not depend on the stack it lies in."""
     norms = []
     for row in x:
         peak = row.abs().amax().double()
         scaled = row.double() / torch.where(peak == 0, torch.ones_like(peak), peak)
         norms.append(torch.maximum(torch.linalg.vector_norm(scaled, order) * peak, peak))
-    result: Floats = torch.stack(norms).cpu().numpy()
-    return result
+    return torch.stack(norms)

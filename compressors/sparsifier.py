@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compressors.chain import Draft, Link, Reading
+from compressors.compressor import placed
 from compressors.patterns import Indices
 
 
@@ -53,6 +54,6 @@ class DrawnSparsifier(Link):
         if not known:
             return None
         if support is None:
-            return torch.from_numpy(known[0][None] if len(known) == 1 else np.stack(known)).to(device)
+            return placed(torch.from_numpy(known[0][None] if len(known) == 1 else np.stack(known)), device)
         inside = np.isin(support[0].cpu().numpy(), known[0], assume_unique=True)
-        return torch.from_numpy(np.flatnonzero(inside)[None]).to(device)
+        return placed(torch.from_numpy(np.flatnonzero(inside)[None]), device)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressors.compressor import Compressor
+from compressors.compressor import Compressor, Encoded, placed
 from fl_core.algorithm import Algorithm
 from fl_core.errors import ExperimentError
 from fl_core.estimators import Estimator
@@ -43,6 +43,22 @@ class Message:
     def is_unwritten(self) -> bool:
         """Whether `value` still holds what was encoded. An operator may share its memory with the payload."""
         return self.value._version == self._version
+
+
+class UnreadMessage(Message):
+    """A message on a device. Its bytes come from there when they are asked for: where sums are enough, nobody asks."""
+
+    def __init__(self, encoded: Encoded, call: int) -> None:
+        object.__setattr__(self, "value", encoded.value[0])
+        object.__setattr__(self, "call", call)
+        object.__setattr__(self, "_encoded", encoded)
+        self.__post_init__()
+
+    @property
+    def payload(self) -> np.ndarray:
+        """The very bytes that travel."""
+        found: np.ndarray = vars(self)["_encoded"].payload
+        return found
 
 
 @dataclass(frozen=True)
@@ -77,14 +93,21 @@ def omega_of(compressor: Compressor, d: int) -> float:
 
 def total_loss(losses: Sequence[tuple[Tensor, int]]) -> float:
     """Σ of (a batch's mean loss × its samples), in float64 and in order. It waits for the device: ask once."""
-    if not losses:
-        return 0.0
-    values = [value for value, _ in losses]
-    numbers = torch.stack(values).tolist() if values[0].is_cuda else map(float, values)
-    total = 0.0
-    for number, (_, size) in zip(numbers, losses, strict=True):
-        total += number * size
-    return total
+    return total_losses([losses])[0]
+
+
+def total_losses(of_clients: Sequence[Sequence[tuple[Tensor, int]]]) -> list[float]:
+    """`total_loss` of several clients. A device is waited for once."""
+    values = [value for losses in of_clients for value, _ in losses]
+    on_device = bool(values) and values[0].is_cuda
+    numbers = iter(torch.stack(values).tolist()) if on_device else map(float, values)
+    totals = []
+    for losses in of_clients:
+        total = 0.0
+        for _, size in losses:
+            total += next(numbers) * size
+        totals.append(total)
+    return totals
 
 
 class Client:
@@ -213,6 +236,8 @@ class Client:
         # Made only where the operator draws: most of the time of a small message would else go there.
         source = KeyedGenerators(self._work.seed, self.round, (self.id,), "compress", call)
         encoded = self._work.compressor.encode(v.unsqueeze(0), source)
+        if encoded.value.is_cuda:
+            return UnreadMessage(encoded, call)
         return Message(encoded.value[0], encoded.payload, call)
 
     def generator(self, *purpose: int | str) -> torch.Generator:
@@ -246,11 +271,11 @@ class Client:
         place = estimator.place(self.m, self._step)
         if place is None:
             chosen = estimator.indices(self.m, key, self._step)
-            return None if chosen is None else chosen.to(self.targets.device)
+            return None if chosen is None else placed(chosen, self.targets.device)
         epoch, samples = place
         if self._order is None or self._order[0] != epoch:
             order = estimator.order(self.m, key, epoch) if self.orders is None else self.orders(epoch)
-            self._order = (epoch, order.to(self.targets.device))
+            self._order = (epoch, placed(order, self.targets.device))
         return self._order[1][samples]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from compressors.compressor import placed
 
 Key = int | str
 
@@ -84,6 +86,7 @@ _LIKE: dict[str, Callable[..., Tensor]] = {
     "randint_like": torch.randint,
 }
 _DROPOUTS = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "dropout_"})
+_RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 _UNBATCHED = frozenset({("dropout1d", 2), ("dropout3d", 4)})
 """Of which channel-wise dropouts and dimensions torch takes the first dimension for channels, not for samples."""
 
@@ -115,26 +118,41 @@ class ClientRandomness(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _DROPOUTS:
             return self._dropout(name, *args, **kwargs)
-        if kwargs.get("generator") is not None:
+        given = kwargs.get("generator")
+        if given is not None and (name not in _TAKES_GENERATOR or given.device.type != "cpu"):
             return func(*args, **kwargs)
         if name in _LIKE:
             return self._drawn_like(name, *args, **kwargs)
         if name in _TAKES_GENERATOR:
             return self._drawn(func, args, kwargs)
+        if name in _RECURRENT:
+            _refuse_dropout_on_device(name, args)
         return func(*args, **kwargs)
 
     def _drawn(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.used = True
-        kwargs["generator"] = self.source
+        """With the client's generator, or one on the CPU that was given: no device takes that, so it draws here."""
+        is_hers = kwargs.get("generator") is not None
+        self.used |= not is_hers
+        kwargs["generator"] = kwargs["generator"] if is_hers else self.source
         device = kwargs.pop("device", None)
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if device is None and given:
             device = given[0].device
         if device is None or torch.device(device).type == "cpu":
             return func(*args, **kwargs)
-        on_cpu = [value.cpu() if isinstance(value, Tensor) else value for value in args]
-        drawn = func(*on_cpu, **{k: v.cpu() if isinstance(v, Tensor) else v for k, v in kwargs.items()})
-        return args[0].copy_(drawn) if func.__name__.endswith("_") else drawn.to(device)
+        self.used = True  # without the mode it would raise
+        out, is_leaf = kwargs.pop("out", None), kwargs.pop("requires_grad", False)
+        in_place = func.__name__.endswith("_")  # its numbers are overwritten: they need not be fetched
+        on_cpu = [torch.empty_like(args[0], device="cpu")] if in_place else []
+        on_cpu += [value.cpu() if isinstance(value, Tensor) else value for value in args[in_place:]]
+        named = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+        drawn = func(*on_cpu, **named, **({} if out is None else {"out": torch.empty(0, dtype=out.dtype)}))
+        if out is not None:
+            return out.resize_(drawn.shape).copy_(drawn)
+        there = placed(drawn, torch.device(device))
+        if in_place:
+            return args[0].copy_(there)
+        return there.requires_grad_() if is_leaf else there
 
     def _drawn_like(self, name: str, input: Tensor, *bounds: int, **kwargs: Any) -> Any:
         kwargs.pop("memory_format", None)
@@ -159,7 +177,7 @@ class ClientRandomness(TorchFunctionMode):
             kept = 1 if (name, input.dim()) in _UNBATCHED else 2
             shape = (*shape[:kept], *([1] * (input.dim() - kept)))
         mask = torch.empty(shape, dtype=input.dtype).bernoulli_(1.0 - p, generator=self.source)
-        mask = mask.div_(1.0 - p).to(input.device) if p < 1.0 else torch.zeros_like(mask, device=input.device)
+        mask = placed(mask.div_(1.0 - p), input.device) if p < 1.0 else torch.zeros_like(mask, device=input.device)
         return input.mul_(mask) if inplace or name == "dropout_" else input * mask
 
 
@@ -168,6 +186,17 @@ assert F.dropout.__name__ in _DROPOUTS, "torch renamed dropout: ClientRandomness
 
 class UnkeyedDrawError(RuntimeError):
     """An operation took numbers from a generator that all threads share."""
+
+
+def _refuse_dropout_on_device(name: str, args: Sequence[Any]) -> None:
+    """cuDNN keeps a state of its own for dropout inside an RNN, which neither a key nor the global state knows of."""
+    weights = max(at for at, value in enumerate(args) if isinstance(value, list))
+    dropout, training = args[weights + 3 : weights + 5]
+    if dropout and training and args[0].device.type != "cpu":
+        raise UnkeyedDrawError(
+            f"{name} with dropout draws from the device's own generator, so its numbers would depend on which thread "
+            "runs it; put torch.nn.Dropout between layers of their own"
+        )
 
 
 class UnkeyedDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base has no types

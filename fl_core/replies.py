@@ -92,6 +92,10 @@ class FieldSums:
         weights: dict[Weighting, Sequence[float] | None] = {"one": None, "size": m}
         return cls(rows.dtype, {kind: summed([rows], weights[kind]) for kind in weightings})
 
+    def on_cpu(self) -> FieldSums:
+        """The same in the host's memory."""
+        return FieldSums(self.dtype, {kind: total.cpu() for kind, total in self.totals.items()})
+
     def add_row(self, row: Tensor, m: int) -> None:
         """One more reply `[…]` of the same cohort: the additions of `of_rows`, one at a time."""
         for kind, total in self.totals.items():

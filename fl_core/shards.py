@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 from array import array
 from collections.abc import Sequence
 from functools import cached_property
@@ -35,6 +36,7 @@ class Shards:
         self._on_device: dict[torch.device, Pair] = {}
         self._blocks: dict[tuple[int, torch.device], Pair] = {}
         self._sent_on_device: dict[tuple[torch.device, int], Pair] = {}
+        self._copying = threading.Lock()  # two slots at once would hold two copies
 
     @classmethod
     def of_clients(cls, clients: Sequence[Pair]) -> Shards:
@@ -110,9 +112,13 @@ class Shards:
             device = torch.device(device)
         if device.type == "cpu":
             return self._whole
-        if device not in self._on_device:
-            self._on_device[device] = (self._whole[0].to(device), self._whole[1].to(device))
-        return self._on_device[device]
+        found = self._on_device.get(device)
+        if found is None:
+            with self._copying:
+                found = self._on_device.get(device)
+                if found is None:
+                    found = self._on_device[device] = (self._whole[0].to(device), self._whole[1].to(device))
+        return found
 
     def blocks(self, size: int, device: torch.device) -> Pair:
         """`whole` in pieces of so many samples, `[n // size, size, …]`, without the rest: views."""
@@ -137,10 +143,14 @@ class Shards:
         if device.type == "cpu":
             return self._sent[i]
         key = (device, i)
-        if key not in self._sent_on_device:
-            inputs, targets = self._sent[i]
-            self._sent_on_device[key] = (inputs.to(device), targets.to(device))
-        return self._sent_on_device[key]
+        found = self._sent_on_device.get(key)
+        if found is None:
+            with self._copying:
+                found = self._sent_on_device.get(key)
+                if found is None:
+                    inputs, targets = self._sent[i]
+                    found = self._sent_on_device[key] = (inputs.to(device), targets.to(device))
+        return found
 
 
 def _offsets(sizes: Sequence[int]) -> array[int]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, dataclass_transform
 import torch
 from torch import Tensor
 
+from compressors.compressor import placed
 from fl_core.errors import PlugInError, nearest
 
 Number = int | float | bool
@@ -175,7 +176,12 @@ def recalled(record: type[R], rows: Mapping[str, Tensor], start: R) -> R:
     fields = as_dict(start)
     for name, value in rows.items():
         declared = fields[name]
-        fields[name] = value.to(declared.device, copy=True) if isinstance(declared, Tensor) else value.item()
+        if not isinstance(declared, Tensor):
+            fields[name] = value.item()
+        elif declared.device == value.device:
+            fields[name] = value.clone()
+        else:
+            fields[name] = placed(value, declared.device)
     return record(**fields)
 
 

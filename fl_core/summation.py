@@ -62,6 +62,10 @@ def add_rows(total: Tensor, rows: Tensor, weights: Weights | None) -> None:
 def add_row(total: Tensor, row: Tensor, weight: float | None) -> None:
     """One more row `[…]` of a stack whose first rows' sum, from zeros on, is in total: what `summed` adds."""
     flat, sums = row.detach().reshape(-1), total.view(-1)
+    if total.device.type != "cpu":  # launches cost there, not the cache
+        wide = flat.to(total.dtype)
+        sums.add_(wide if weight is None else wide * weight)
+        return
     for left in range(0, len(flat), _PIECE):
         piece = flat[left : left + _PIECE].to(total.dtype)
         sums[left : left + _PIECE].add_(piece if weight is None else piece * weight)
@@ -92,6 +96,8 @@ def _sum_into(total: Tensor, stacks: Sequence[Tensor], weights: Weights | None, 
                     numbers = np.multiply(numbers, factors[start:end], out=block[: len(part), : len(piece)])
                 if anew and start == 0:
                     _in_order(numbers, piece)
+                elif len(numbers) == 1:  # 0 + it is itself but for -0, which adds nothing to a sum from 0 on
+                    piece += numbers[0]
                 else:
                     piece += _in_order(numbers, spare[: len(piece)])
 

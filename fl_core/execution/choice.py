@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 from fl_core.errors import BREAKS, USER_MODULE, as_she_named
@@ -151,7 +152,7 @@ class ChosenRunner:
             if self._fused is None:
                 self._fused = FusedRunner(self._sequential)
             result = self._fused.run(broadcast, work)
-        except BREAKS:
+        except (torch.OutOfMemoryError, *BREAKS):  # of a GPU: the pool runs it again, beside fewer
             raise
         except BaseException as error:  # a user's method may fail in any way on a tensor that stands for many
             expected = self._sequential.run(broadcast, work)  # her own mistakes are raised here, with their client

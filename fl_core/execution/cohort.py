@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from compressors.compressor import Layout, NonFiniteError, joined
-from fl_core.client import Client, LocalWork, Message, total_loss
+from fl_core.client import Client, LocalWork, Message, total_losses
 from fl_core.errors import BREAKS, FlspanError, PlugInError, UserCodeError
 from fl_core.estimators import Orders
 from fl_core.execution.pooling import hasten_pooling
@@ -192,7 +192,7 @@ class CohortRunner:
             running.take(finished[-1].reply, finished[-1].m)
         if self._keyed is None and finished:
             self._keyed = drew
-        return _Ran(tuple(clients), finished, running.sums, tuple(skipped))
+        return _Ran(tuple(clients), finished, running.on_cpu(), tuple(skipped))
 
     def _run_client(self, broadcast: Broadcast, work: CohortWork, row: int, orders: Orders) -> _Finished:
         i = work.clients[row]
@@ -202,7 +202,7 @@ class CohortRunner:
             raise NonFiniteReplyError(
                 f"client {i}: compress() was given a vector with NaN or inf; {SMALLER}"
             ) from error
-        except (FlspanError, *BREAKS):
+        except (FlspanError, torch.OutOfMemoryError, *BREAKS):  # a GPU without memory: no fault of the client's code
             raise
         except BaseException as error:  # a user's code may even leave the interpreter
             raise UserCodeError.of(error, files=self._files, client=i) from error
@@ -257,7 +257,7 @@ class CohortRunner:
         each_s = (time.perf_counter() - started) / len(finished)
         metrics = {
             "m": [float(each.m) for each in finished],
-            "loss_sum": [total_loss(each.losses) for each in finished],
+            "loss_sum": total_losses([each.losses for each in finished]),
             "loss_count": [float(each.loss_count) for each in finished],
             "oracle_calls": [float(each.oracle_calls) for each in finished],
             "seconds_s": [each_s] * len(finished),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from compressors.compressor import placed
 from fl_core.estimators import Estimator
 from fl_core.execution.fused_functions import CannotFuseError
 from fl_core.shards import Ints, Pair, Shards
@@ -228,7 +229,7 @@ class Batches:
         first, last = int(numbers[0]), int(numbers[-1])
         if last - first == len(rows) - 1 and bool((np.diff(numbers) == 1).all()):
             return Batch(rows, size, (blocks[0][first : last + 1], blocks[1][first : last + 1]), None)
-        return Batch(rows, size, blocks, torch.from_numpy(numbers).to(self._device), True)
+        return Batch(rows, size, blocks, placed(torch.from_numpy(numbers), self._device), True)
 
     # --- slices of permutations ------------------------------------------------------------------------------------
 
@@ -294,7 +295,7 @@ class Batches:
         """The samples that `index` `[r, b]` says, counted from `_begins` on."""
         if self._starts is None:
             return self._of_shards(rows, index)
-        flat = torch.from_numpy(index.reshape(-1)).to(self._device)
+        flat = placed(torch.from_numpy(index.reshape(-1)), self._device)
         return Batch(rows, index.shape[1], self._shards.whole(self._device), flat)
 
     def _of_shards(self, rows: Sequence[int], index: Ints | None) -> Batch:
@@ -303,7 +304,7 @@ class Batches:
             raise CannotFuseError("the clients' samples have different shapes")
         if index is None:
             return Batch(rows, pairs[0][1].shape[0], pairs, None)
-        return Batch(rows, index.shape[1], pairs, torch.from_numpy(np.ascontiguousarray(index)).to(self._device))
+        return Batch(rows, index.shape[1], pairs, placed(torch.from_numpy(np.ascontiguousarray(index)), self._device))
 
 
 def _range(rows: list[int]) -> Sequence[int]:

@@ -24,7 +24,7 @@ from fl_core.execution.kernels import (
     linear_plan,
     random_like,
     remembered,
-    same_bits,
+    stands_for,
 )
 from fl_core.execution.loss_kernels import CrossEntropy
 from fl_core.randomness import ClientRandomness
@@ -257,7 +257,7 @@ def _rounds_alike(
     except (RuntimeError, TypeError, NotImplementedError):  # no rule of vmap's, or one that does not work
         return False
     wanted = expected if isinstance(expected, tuple) else (expected,)
-    if not all(same_bits(a, b) for a, b in zip(found, wanted, strict=True)):
+    if not all(stands_for(a, b) for a, b in zip(found, wanted, strict=True)):
         return False
     if not leaves or not found[0].requires_grad:
         return True
@@ -265,4 +265,4 @@ def _rounds_alike(
     # As a product: handing the cotangent to autograd itself makes torch import SymPy, which takes seconds.
     ours = torch.autograd.grad((found[0] * cotangent).sum(), leaves, materialize_grads=True)
     theirs = torch.autograd.grad((wanted[0] * cotangent).sum(), leaves, materialize_grads=True)
-    return all(same_bits(a, b) for a, b in zip(ours, theirs, strict=True))
+    return all(stands_for(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -12,7 +12,7 @@ from fl_core.execution.fused_batches import Batch
 from fl_core.execution.fused_chain import Chain
 from fl_core.execution.fused_functions import ClientFunctions
 from fl_core.execution.fused_level import Level
-from fl_core.execution.kernels import describe, random_like, remembered, same_bits
+from fl_core.execution.kernels import describe, random_like, remembered, stands_for
 from fl_core.oracle import Oracle, Regularizer
 
 Generators = Callable[[int], torch.Generator]
@@ -114,7 +114,7 @@ class StackedOracle:
         for row in sorted({row for a, b in chain.blocks(batch) for row in (a, b - 1)}):
             inputs, targets = batch.part(row, row + 1)
             expected, value = self.oracle.gradient(at[row], inputs[0], targets[0])
-            if not (same_bits(g[row], expected) and same_bits(values[row], value) and same_bits(alone[row], value)):
+            if not (stands_for(g[row], expected) and stands_for(values[row], value) and stands_for(alone[row], value)):
                 return False
         return True
 
@@ -164,7 +164,7 @@ class StackedOracle:
 
 def _sums_alike(regularizer: Regularizer, x: Tensor) -> bool:
     """Whether R of a stack has the bits of R of each row."""
-    return same_bits(regularizer.value(x), torch.stack([regularizer.value(row) for row in x.unbind()]))
+    return stands_for(regularizer.value(x), torch.stack([regularizer.value(row) for row in x.unbind()]))
 
 
 def _own(grad: Tensor, x: Tensor) -> Tensor:

@@ -68,6 +68,20 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.contiguous().view(words), b.contiguous().view(words))
 
 
+_CLOSE = {torch.float64: 1e-12, torch.float32: 1e-3}
+"""Relative to the norm: TF32, where the experiment allows it, keeps ten bits of a factor."""
+
+
+def stands_for(a: Tensor, b: Tensor) -> bool:
+    """Whether a kernel that gives a may be used for one that gives b: on the CPU where every bit is the same.
+
+    On a GPU batched kernels round otherwise, and `[execution] fuse = "always"` asks for them: close is enough.
+    """
+    if a.device.type == "cpu" or not a.is_floating_point() or (a.dtype, a.shape) != (b.dtype, b.shape):
+        return same_bits(a, b)
+    return bool((a - b).norm() <= _CLOSE.get(a.dtype, 1e-2) * b.norm())
+
+
 # --- the linear layer -------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +139,7 @@ def _agreeing(names: list[str], kernels: dict[str, Any], operands: tuple[Any, ..
     agreeing = []
     for name in names:
         y = kernels[name](*operands)  # looked at before the next one writes where it lies
-        if y is not None and same_bits(y, expected):
+        if y is not None and stands_for(y, expected):
             agreeing.append(name)
     return agreeing
 
@@ -278,7 +292,7 @@ def _steps_apart(x: Tensor, g: Tensor, out: Tensor, source: torch.Generator) -> 
         xs, gs = random_like(x, source), random_like(g, source)
         expected = torch.add(xs.contiguous(), gs.contiguous(), alpha=-0.3)
         into = xs if out is x else torch.empty_strided(out.shape, out.stride(), dtype=x.dtype, device=x.device)
-        if not same_bits(torch.add(xs, gs, alpha=-0.3, out=into), expected):
+        if not stands_for(torch.add(xs, gs, alpha=-0.3, out=into), expected):
             return False
     return True
 

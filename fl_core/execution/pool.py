@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -15,6 +15,7 @@ import torch
 
 from fl_core.errors import InputError
 from fl_core.execution.allocator import give_back_memory
+from fl_core.execution.gpu_memory import Room, lacks_memory, room_of
 from fl_core.intra_op import use_intra_op_threads
 from fl_core.side_jobs import next_job
 
@@ -50,9 +51,12 @@ class Slot:
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's own stub lacks it
         # torch's own default differs between the two.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.deterministic = True  # else a convolution's gradient may be added up in any order
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
-            yield
-            self._stream.synchronize()
+            try:
+                yield
+            finally:  # after an error too: what its kernels still read belongs to others
+                self._stream.synchronize()
 
 
 class _Job(NamedTuple):
@@ -65,20 +69,30 @@ class DevicePool:
     """Threads that run jobs, each on a slot of its own. They begin with the first job.
 
     Of the idle slots on the least busy device the one that became idle last is served first: its thread finds in its
-    caches what it left there, and where one slot is enough the others' replicas are never made.
+    caches what it left there, and where one slot is enough the others' replicas are never made. Of a GPU's slots as
+    many compute at a time as its memory has `Room` for; a task that finds none left waits and runs again, beside fewer.
 
     Args:
         devices: one entry a device.
         threads_per_device: slots on each.
+        rooms: of the devices whose memory decides; by default of every GPU.
     """
 
-    def __init__(self, devices: Sequence[torch.device], threads_per_device: int) -> None:
+    def __init__(
+        self,
+        devices: Sequence[torch.device],
+        threads_per_device: int,
+        rooms: Mapping[torch.device, Room] | None = None,
+    ) -> None:
         self.devices = tuple(devices)
         self._all = tuple(Slot(device) for device in devices for _ in range(threads_per_device))
         self.slots = len(self._all)
         self._jobs: dict[Slot, SimpleQueue[_Job | None]] = {slot: SimpleQueue() for slot in self._all}
         self._idle = list(reversed(self._all))  # the last one is served first
         self._busy = Counter[torch.device]()
+        if rooms is None:
+            rooms = {gpu: room_of(gpu, threads_per_device) for gpu in devices if gpu.type == "cuda"}
+        self._rooms = rooms
         self._waiting: deque[_Job] = deque()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -98,7 +112,7 @@ class DevicePool:
         future: Future[T] = Future()
 
         def run(slot: Slot) -> T | None:
-            return job(slot) if future.set_running_or_notify_cancel() else None
+            return job(slot) if future.running() or future.set_running_or_notify_cancel() else None
 
         def settle(found: Any) -> None:
             if isinstance(found, BaseException):
@@ -115,6 +129,11 @@ class DevicePool:
         if any(kept):
             kept.clear()
             give_back_memory()  # activations of its model
+        if self._rooms:
+            with self._lock:
+                for room in self._rooms.values():
+                    room.forget()
+            torch.cuda.empty_cache()  # other processes may want it
 
     def close(self) -> None:
         """Wait for the running jobs, drop those that wait for a slot, end the threads."""
@@ -139,10 +158,11 @@ class DevicePool:
                 for number, slot in enumerate(self._all):
                     self._threads.append(threading.Thread(target=self._serve, args=(slot,), name=f"slot_{number}"))
                     self._threads[-1].start()
-            if not self._idle:
+            idle = self._idle if not self._rooms else self._with_room()
+            if not idle:
                 self._waiting.append(job)
                 return
-            slot = min(reversed(self._idle), key=lambda slot: self._busy[slot.device])
+            slot = min(reversed(idle), key=lambda slot: self._busy[slot.device])
             self._idle.remove(slot)
             self._busy[slot.device] += 1
         self._jobs[slot].put(job)
@@ -150,11 +170,43 @@ class DevicePool:
     def _freed(self, slot: Slot) -> _Job | None:
         """The slot's next job, if one waits; else it is idle."""
         with self._lock:
-            if self._waiting:
+            room = self._rooms.get(slot.device) if self._rooms else None
+            if self._waiting and (room is None or self._busy[slot.device] <= room.slots):
                 return self._waiting.popleft()
             self._busy[slot.device] -= 1
             self._idle.append(slot)
             return None
+
+    def _with_room(self) -> list[Slot]:
+        """Idle slots that may compute, under the lock."""
+        rooms, busy = self._rooms, self._busy
+        return [s for s in self._idle if s.device not in rooms or busy[s.device] < rooms[s.device].slots]
+
+    def _runs_again(self, slot: Slot, job: _Job, found: Any) -> bool:
+        """A job has ended on a device whose memory decides: whether it found none and waits for its turn again.
+
+        If there is room for one more slot, a job that waits is begun there.
+        """
+        room = self._rooms.get(slot.device)
+        if room is None:
+            return False
+        lacks = lacks_memory(found)
+        seen = room.look() if room.may_grow and not lacks else None
+        with self._lock:
+            busy = self._busy[slot.device]
+            if lacks:
+                again = room.lacked(busy) and not self._closed
+                if again:
+                    self._waiting.appendleft(job)
+                return again
+            if seen is not None:
+                room.ended(busy, seen)
+            while self._waiting and (idle := self._with_room()):
+                other = idle[-1]
+                self._idle.remove(other)
+                self._busy[other.device] += 1
+                self._jobs[other].put(self._waiting.popleft())
+        return False
 
     def _serve(self, slot: Slot) -> None:
         use_intra_op_threads()
@@ -163,8 +215,10 @@ class DevicePool:
         job = next_job(self._jobs[slot])
         while job is not None:
             found = _run(job.run, slot)
+            again = bool(self._rooms) and self._runs_again(slot, job, found)
             following = self._freed(slot)
-            job.then(found)
+            if not again:
+                job.then(found)
             del job, found  # they hold a round's tensors, and the next job may be long in coming
             job = following or next_job(self._jobs[slot])
             del following

@@ -47,12 +47,19 @@ def check_reply(reply: Any, algorithm: Algorithm, client: int) -> None:
 
 
 def check_finite(reply: State, client: int, round: int) -> None:
-    """Raises NonFiniteReplyError, with the field's name."""
+    """Raises NonFiniteReplyError, with the field's name. A device is waited for once."""
+    asked: list[tuple[str, Tensor]] = []
     for name, value in as_dict(reply).items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-            low, high = torch.aminmax(value)
-            if not (torch.isfinite(low) and torch.isfinite(high)):
-                raise NonFiniteReplyError(f"round {round}, client {client}: Reply.{name} holds NaN or inf; {SMALLER}")
+            asked += [(name, extreme) for extreme in torch.aminmax(value)]
+    if not asked:
+        return
+    extremes = [extreme for _, extreme in asked]
+    if extremes[0].is_cuda:
+        extremes = list(torch.stack(extremes).cpu().unbind())
+    for (name, _), extreme in zip(asked, extremes, strict=True):
+        if not torch.isfinite(extreme):
+            raise NonFiniteReplyError(f"round {round}, client {client}: Reply.{name} holds NaN or inf; {SMALLER}")
 
 
 class Alike:

@@ -37,8 +37,11 @@ class RunningSums:
             row = value.value if isinstance(value, Message) else as_tensor(value)
             if not is_worth_reducing(row, self._rows, weightings):
                 continue
-            row = row.cpu()
             if name not in self.sums:
                 self.sums[name] = FieldSums.zeros(row, weightings)
             self.sums[name].add_row(row, m)
             setattr(reply, name, None)
+
+    def on_cpu(self) -> dict[str, FieldSums]:
+        """The sums, in the host's memory; until it is asked for, they stay where the replies are."""
+        return {name: found.on_cpu() for name, found in self.sums.items()}

@@ -76,14 +76,20 @@ class Site:
 
     def execute(self, slot: Slot, work: CohortWork) -> CohortResult:
         """Run a cohort on a pool's slot, in the slot's thread."""
-        replica = slot.replicas.get(self.run)
-        # A task that outlives its run may leave a replica behind: of the same name, but of another site's data.
-        if not isinstance(replica, _Replica) or replica.site is not self:
-            alone = CohortRunner(self.problem, self.algorithm, self.work, slot.device, self.files)
-            replica = slot.replicas[self.run] = _Replica(self, ChosenRunner(alone, self.fusing))
         execution = self.problem.experiment.execution
-        with slot.active(execution.intra_op_threads, execution.tf32):
-            result = replica.runner.run(self._received(work.round, slot.device), work)
+        with slot.active(execution.intra_op_threads, execution.tf32):  # what makes a replica too: its stream reads it
+            replica = slot.replicas.get(self.run)
+            # A task that outlives its run may leave a replica behind: of the same name, but of another site's data.
+            if not isinstance(replica, _Replica) or replica.site is not self:
+                alone = CohortRunner(self.problem, self.algorithm, self.work, slot.device, self.files)
+                replica = slot.replicas[self.run] = _Replica(self, ChosenRunner(alone, self.fusing))
+            try:
+                result = replica.runner.run(self._received(work.round, slot.device), work)
+            except torch.OutOfMemoryError as error:
+                raise RunError(
+                    f"a task of {len(work.clients)} clients finds no memory left on {slot.device}: {error}; take a "
+                    "smaller [execution] cohort or [local] batch_size"
+                ) from error
             return reduced(result, work, self.work.compressor, self._layout)
 
     def _received(self, round: int, device: torch.device) -> Broadcast:

@@ -29,7 +29,7 @@ def test_norms_are_right(order: float, dtype: torch.dtype, n: int) -> None:
     assert bool((norms >= x.abs().amax(dim=1).to(norms.dtype)).all())
     for g in range(3):
         assert torch.equal(row_norms(x[g : g + 1], order), norms[g : g + 1])
-    assert torch.allclose(torch.from_numpy(_on_device(x, order)), exact, rtol=1e-12, atol=0)
+    assert torch.allclose(_on_device(x, order), exact, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -15,7 +15,7 @@ from compressors.natural import Natural
 from compressors.randk import RandK
 from compressors.topk import TopK
 from fl_core.algorithm import Algorithm
-from fl_core.client import Client, LocalWork
+from fl_core.client import Client, LocalWork, UnreadMessage, total_loss, total_losses
 from fl_core.errors import ExperimentError
 from fl_core.estimators import Estimator
 from fl_core.losses import loss
@@ -316,3 +316,22 @@ def test_steps_in_place_are_the_steps_one_by_one(steps: int, monkeypatch: pytest
         assert each.oracle_calls == each.loss_count == 2 * 4 * steps - 2 * 2 * (steps // 3)
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
+
+
+def test_losses_of_several_clients_are_those_of_each() -> None:
+    """Added up in order within each client, one of them without a batch; the first decides for all where they lie."""
+    losses = [[(torch.tensor(0.1 * k), k) for k in range(1, 4)], [], [(torch.tensor(2.5), 7)]]
+    assert total_losses(losses) == [total_loss(each) for each in losses]
+    assert total_losses(losses)[1:] == [0.0, 17.5]
+    assert total_losses([]) == []
+
+
+def test_a_message_on_a_device_gives_its_bytes_when_asked() -> None:
+    """They are those of an ordinary one, and writing into its value is noticed as there."""
+    v = torch.arange(6.0)
+    encoded = Identity().encode(v.unsqueeze(0), [torch.Generator()])
+    message = UnreadMessage(encoded, 3)
+    assert (message.call, message.payload.tobytes()) == (3, v.numpy().tobytes())
+    assert message.is_unwritten
+    message.value.add_(1)
+    assert not message.is_unwritten

@@ -373,3 +373,59 @@ def test_the_mode_ends_with_its_block() -> None:
     first = torch.rand(3)
     torch.manual_seed(4)
     assert torch.equal(first, torch.rand(3))
+
+
+# --- onto a device: "meta" has no numbers, but takes no generator of the CPU either -----------------------------------
+
+META = torch.device("meta")
+ONTO: dict[str, Callable[[], Tensor]] = {
+    "a function": lambda: torch.rand(3, device=META),
+    "like another": lambda: torch.randn_like(torch.empty(3, device=META)),
+    "in place": lambda: torch.empty(3, device=META).normal_(),
+    "a leaf": lambda: torch.rand(3, device=META, requires_grad=True),
+    "dropout": lambda: functional.dropout(torch.ones(3, device=META), 0.5, training=True),
+}
+
+
+@pytest.mark.parametrize("name", ONTO)
+def test_numbers_for_a_device_are_drawn_on_the_cpu(name: str) -> None:
+    """From the client's own generator; the tensor is where it was asked for."""
+    client = source()
+    with ClientRandomness(client) as randomness:
+        drawn = ONTO[name]()
+    assert (drawn.device, drawn.shape, randomness.used) == (META, (3,), True)
+    assert (drawn.requires_grad, drawn.is_leaf) == (name == "a leaf", True)
+    assert not torch.equal(client.get_state(), source().get_state())
+
+
+def test_a_tensor_given_to_be_filled_is_the_one_that_is_filled() -> None:
+    """On a device too: it comes back, in its own type and the shape asked for."""
+    out = torch.empty(0, dtype=torch.float64, device=META)
+    with ClientRandomness(source()):
+        assert torch.rand(3, out=out) is out
+    assert out.shape == (3,)
+
+
+def test_a_generator_of_the_user_s_own_serves_a_device_too() -> None:
+    """client.generator() is on the CPU: its numbers are drawn there, and the client's other ones are not used up."""
+    mine, theirs = generator(9), source()
+    with ClientRandomness(theirs) as randomness:
+        drawn = torch.rand(4, generator=mine, device=META)
+    assert drawn.device == META
+    assert randomness.used, "without the mode it would raise: the next cohort needs it too"
+    assert torch.equal(theirs.get_state(), source().get_state())
+    assert not torch.equal(mine.get_state(), generator(9).get_state())
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_inside_an_rnn_on_a_device_is_refused(layer: Callable[..., nn.Module], dropout: float) -> None:
+    """cuDNN's state for it is nobody's generator. Without dropout, or in evaluation, there is nothing to refuse."""
+    model = layer(3, 4, num_layers=2, dropout=dropout, device=META)
+    inputs = torch.ones(5, 1, 3, device=META)
+    with ClientRandomness(source()):
+        if dropout:
+            with pytest.raises(UnkeyedDrawError, match="with dropout draws from the device"):
+                model(inputs)
+            model.eval()
+        model(inputs)

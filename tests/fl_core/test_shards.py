@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -91,3 +93,15 @@ def test_equal_data_has_an_equal_digest() -> None:
 def test_any_difference_changes_the_digest(other: Shards) -> None:
     """Order, cuts, types, shapes, one value, even the sign of a zero: a worker with other data must not be believed."""
     assert other.digest() != partition().digest()
+
+
+def test_a_device_holds_one_copy_for_all_threads() -> None:
+    """Four that ask at once get the same tensors, of all data and of a client's that was sent."""
+    sent = Shards(3)
+    sent.add(1, clients()[1])
+    meta, whole = torch.device("meta"), partition()
+    with ThreadPoolExecutor(4) as pool:
+        copies = list(pool.map(lambda _: whole.whole(meta), range(8)))
+        shards = list(pool.map(lambda _: sent.shard(1, meta), range(8)))
+    assert len({id(pair[0]) for pair in copies}) == len({id(pair[0]) for pair in shards}) == 1
+    assert copies[0][0].device == shards[0][0].device == meta

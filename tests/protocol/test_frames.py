@@ -87,6 +87,19 @@ def test_a_header_larger_than_the_scratch_and_a_body_of_many_pieces_arrive() -> 
     assert read(reader, stream(messages), [70_001, 3, 1_000_003]) == messages
 
 
+@pytest.mark.parametrize("more", [1, PRELUDE_BYTES - 1, PRELUDE_BYTES, PRELUDE_BYTES + 1])
+def test_what_comes_behind_a_piece_is_a_prelude_of_any_kind(more: int) -> None:
+    """A heartbeat between two pieces, cut anywhere, and a last piece shorter than a prelude: nothing is mixed up."""
+    body = bytes(range(256)) * (PIECE_BYTES // 256) + b"short"
+    first, last = body[:PIECE_BYTES], body[PIECE_BYTES:]
+    head = message_frame(b"header", len(body), 0) + piece_prelude(first, 0) + first
+    rest = message_frame(b"ping", 0, 1) + piece_prelude(last, 0) + last + message_frame(b"next", 0, 2)
+    reading = Reading(FrameReader(100, len(body)))
+    assert reading.take(head + rest[:more], [1 << 21]) == []
+    assert reading.take(rest[more:], [1 << 21]) == [(b"ping", b""), (b"header", body), (b"next", b"")]
+    assert not reading.reader.mid_frame
+
+
 def test_half_a_message_gives_nothing_until_the_rest_comes() -> None:
     """At every cut, the first half yields no message and the second completes it."""
     whole = stream([(b"header", b"body"), (b"next", b"")])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fl_core.errors import InputError
+from fl_core.execution.gpu_memory import Room, Seen
 from fl_core.execution.pool import DevicePool, Slot, default_threads, parse_devices
 
 CPU = torch.device("cpu")
@@ -237,3 +238,57 @@ def test_threads_where_none_are_named() -> None:
     """The usable cores of the CPU; a few streams on a GPU."""
     assert default_threads(CPU) >= 1
     assert default_threads(torch.device("cuda", 0)) == 4
+
+
+def test_a_slot_more_for_what_fits() -> None:
+    """Where memory decides, the first task computes alone; then two may, and two do."""
+    pool = DevicePool([CPU], 4, rooms={CPU: Room(2, lambda: Seen(free=100, held=10, used=5))})
+    under_way, most = [0], [0]
+    together, lock = threading.Barrier(2), threading.Lock()
+
+    def job(number: int) -> None:
+        with lock:
+            under_way[0] += 1
+            most[0] = max(most[0], under_way[0])
+        if number > 0:
+            together.wait(30)  # passed only if two run at once
+        with lock:
+            under_way[0] -= 1
+
+    first = pool.submit(lambda slot: job(0))
+    others = [pool.submit(lambda slot, number=number: job(number)) for number in range(1, 7)]  # type: ignore[misc]
+    first.result(30)
+    for each in others:
+        each.result(30)
+    pool.close()
+    assert most[0] == 2
+
+
+def test_a_task_without_memory_runs_again_beside_fewer() -> None:
+    """It waits for the one that has the memory, and its caller sees its result alone; a lone one's error is shown."""
+    room = Room(2, lambda: Seen(free=100, held=10, used=5))
+    pool = DevicePool([CPU], 2, rooms={CPU: room})
+    pool.submit(lambda slot: None).result(30)
+    began, has_failed = threading.Event(), threading.Event()
+    tries: list[Slot] = []
+
+    def greedy(slot: Slot) -> str:
+        began.set()
+        assert has_failed.wait(30)
+        return "greedy"
+
+    def hungry(slot: Slot) -> str:
+        tries.append(slot)
+        if not has_failed.is_set():
+            has_failed.set()
+            raise torch.OutOfMemoryError("no memory is left")
+        return "hungry"
+
+    first = pool.submit(greedy)
+    assert began.wait(30)
+    second = pool.submit(hungry)
+    assert (first.result(30), second.result(30)) == ("greedy", "hungry")
+    assert (len(tries), room.slots) == (2, 1)
+    has_failed.clear()
+    assert isinstance(pool.submit(hungry).exception(30), torch.OutOfMemoryError)
+    pool.close()

@@ -12,6 +12,7 @@ import torch
 
 from fl_core.errors import RunError
 from fl_core.execution.cohort import CohortResult, CohortWork
+from fl_core.execution.gpu_memory import lacks_memory
 from fl_core.execution.pool import DevicePool, Slot
 from fl_core.execution.site import Site
 from fl_core.reference import run_reference
@@ -184,3 +185,31 @@ def test_the_experiment_says_how_many_threads_an_operation_has(session: MakeSess
     finally:
         torch.set_num_threads(before)
     assert torch.equal(by_pool(s, loop, 2, False), expected)
+
+
+HUNGRY = """\
+from dataclasses import dataclass
+import torch
+from algorithms.fedavg import FedAvg
+
+@dataclass(frozen=True)
+class Hungry(FedAvg):
+    def local_gradient(self, client, x, s):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+"""
+
+
+@pytest.mark.parametrize("fuse", ["never", "always"])
+def test_a_gpu_without_memory_is_no_fault_of_her_code(session: MakeSession, fuse: str) -> None:
+    """Nor of a client, whom `on_error = "skip"` would leave out: the error says what to make smaller."""
+    tables = {"execution": {"fuse": fuse, "cohort": 8}, "on_error": "skip", "clients": {"total": 8, "per_round": 8}}
+    hungry = session({("algorithm", "hungry.py"): HUNGRY}, algorithm={"name": "hungry.py"}, **tables)
+    site = Site("r", hungry.problem, hungry.algorithm, hungry.work)
+    round = hungry.server().begin_round(1)
+    site.receive(round.broadcast)
+    told = (
+        r"a task of 8 clients finds no memory left on cpu: CUDA out of memory\..*; take a smaller \[execution\] cohort"
+    )
+    with pytest.raises(RunError, match=told) as raised:
+        site.execute(Slot(CPU), CohortWork(1, 0, round.cohorts[0], {}, {}))
+    assert lacks_memory(raised.value)
