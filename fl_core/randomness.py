@@ -190,9 +190,11 @@ class UnkeyedDrawError(RuntimeError):
 
 def _refuse_dropout_on_device(name: str, args: Sequence[Any]) -> None:
     """cuDNN keeps a state of its own for dropout inside an RNN, which neither a key nor the global state knows of."""
-    weights = max(at for at, value in enumerate(args) if isinstance(value, list))
+    if args[0].device.type == "cpu":
+        return
+    weights = max(at for at, value in enumerate(args) if isinstance(value, list | tuple))
     dropout, training = args[weights + 3 : weights + 5]
-    if dropout and training and args[0].device.type != "cpu":
+    if dropout and training:
         raise UnkeyedDrawError(
             f"{name} with dropout draws from the device's own generator, so its numbers would depend on which thread "
             "runs it; put torch.nn.Dropout between layers of their own"

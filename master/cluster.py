@@ -263,13 +263,11 @@ class Cluster:
         """An executor let go of a task without a result."""
         self._handle(say.TaskReturned(executor.id, task, attempt))
 
-    def tell_counted(self, task: TaskId, executor: str, task_s: float) -> None:
-        """The executor of this name has run a task in so much time, and its result counts."""
+    def tell_counted(self, task: TaskId, executor: str, task_s: float, time_s: float) -> None:
+        """The executor of this name has run a task in so much time, and its result counts; by the time of day."""
         run, round, cohort = task
         self.emit(
-            events.TaskFinished(
-                time_s=time.time(), run=run, round=round, task=cohort, executor=executor, seconds_s=task_s
-            )
+            events.TaskFinished(time_s=time_s, run=run, round=round, task=cohort, executor=executor, seconds_s=task_s)
         )
 
     def held(self, executor: str) -> int:
@@ -331,4 +329,5 @@ class Cluster:
         take = self.runs[task.run].take
         if take is not None:
             take(task.cohort, result)
-        self.tell_counted(task, self.executors[executor].name, sum(result.metrics.get("seconds_s", ())))
+        took_s = sum(result.metrics.get("seconds_s", ()))
+        self.tell_counted(task, self.executors[executor].name, took_s, time.time())

@@ -180,7 +180,7 @@ class RoundLoop:
         if turn.led is not None:
             self._tell_begun(turn.led, turn.number, 1, began)
             task = TaskId(self.run_name, turn.number, turn.led.task)
-            self.cluster.tell_counted(task, turn.led.executor, turn.task_s)
+            self.cluster.tell_counted(task, turn.led.executor, turn.task_s, _time_s(turn.ended))
         if turn.checkpoint is not None and self._savings:  # one at a time, and one finished round at risk, not two
             await asyncio.wait(self._savings)
         self._tell_finished(turn, turn.ended - began)

@@ -70,7 +70,8 @@ class Turn(NamedTuple):
 
 
 class ServerRounds:
-    """The rounds of one run as its server sees them; whoever calls holds `SideThread.lent` of the server's thread.
+    """The rounds of one run as its server sees them; whoever calls holds `SideThread.lent` of the server's thread
+    (but in the local work between two turns).
 
     Args:
         totals: of the run, by CUMULATIVE and more; the former are added up here.

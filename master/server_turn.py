@@ -69,36 +69,29 @@ class ServerTurn(Generic[T]):
 
         And further turns, until the event loop takes over: it may at any time but within a turn. In the slot's thread.
         """
-        if not self._claim.acquire(blocking=False):
-            return
-        self._gathering.add(index, result)
-        turns = self._turns(lane)
+        turns, has_more = self._turns(lane), True
         while True:
-            self._advance(turns)
-            if self._has_ended:  # the claim stays here
-                return
-            self._claim.release()
-            if self._is_over:
-                return
-            is_last = next(turns, _END) is _END
-            if self._is_over or not self._claim.acquire(blocking=False):
-                return
-            if is_last:
-                self._has_ended = True
-                return
+            with self._thread.lent:
+                if self._is_over or not self._claim.acquire(blocking=False):
+                    return
+                if self._concluded is None:
+                    self._gathering.add(index, result)
+                if not (has_more and self._advance(turns)):
+                    self._has_ended = True  # the claim stays here
+                    return
+                self._claim.release()
+            has_more = next(turns, _END) is not _END
 
-    def _advance(self, turns: Iterator[T | None]) -> None:
-        """Take a turn, if there is one more."""
-        with self._thread.lent:
-            try:
-                found = next(turns, None)
-            except BaseException as error:  # a user's code may even leave the interpreter
-                self._concluded, self._has_ended = _Concluded(None, error), True
-                return
-        if found is None:
-            self._has_ended = True
-        else:
+    def _advance(self, turns: Iterator[T | None]) -> bool:
+        """Take a turn. False: there is none left, or it has failed."""
+        try:
+            found = next(turns, None)
+        except BaseException as error:  # a user's code may even leave the interpreter
+            self._concluded = _Concluded(None, error)
+            return False
+        if found is not None:
             self._concluded = _Concluded(found)
+        return found is not None
 
     def over(self, ending: Ending) -> None:
         """The cluster has no more results of this round. It is not given up if a slot has taken the turn."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.autograd import forward_ad
 
 try:
     from torch._C import _functorch
@@ -53,6 +54,14 @@ class Level:
         dim = _functorch.maybe_get_bdim(value)
         rows: Tensor = _functorch.get_unwrapped(value)
         return rows if dim == 0 else rows.movedim(dim, 0)
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether an operation on x is no more than that: no level of ours is open, nor a transform of torch.func."""
+    if not AVAILABLE or _functorch.peek_interpreter_stack() is not None:
+        return False
+    dual = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]  # torch's own, without types
+    return dual.tangent is None
 
 
 def differs(value: Any) -> bool:

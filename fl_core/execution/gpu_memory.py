@@ -44,19 +44,18 @@ class Room:
     def ended(self, busy: int, seen: Seen) -> None:
         """A task has ended, where `busy` slots computed: perhaps there is room for one more.
 
-        What lies there between tasks (the data, the first replica) is what the first one, which was alone, left.
+        What lies there between tasks (the data, the first replica) is what one that was alone has left.
         """
-        if self._kept is None:
+        if self._kept is None and busy == 1:
             self._kept = seen.used
-        if busy < self.slots or not self.may_grow:
+        if self._kept is None or busy < self.slots or not self.may_grow:
             return  # what all of them take at once was not seen
         if seen.free > _MARGIN * max(0, seen.held - self._kept) / self.slots:
             self.slots += 1
 
-    def lacked(self, busy: int) -> bool:
-        """A task found no memory, where `busy` slots computed. Whether it may be tried again, beside fewer."""
-        self.slots = self._most = max(1, busy - 1)
-        return busy > 1
+    def lacked(self, busy: int) -> None:
+        """A task found no memory, where `busy` slots compute, it included: from now on fewer do."""
+        self.slots = self._most = max(1, min(self.slots, busy - 1))
 
     def forget(self) -> None:
         """A run is over: what the next one takes is seen anew."""

@@ -1,4 +1,4 @@
-"""Device pools: one thread, one CUDA stream and one replica of the model a slot. All that says "cuda" is here."""
+"""Device pools: one thread, one CUDA stream and one replica of the model a slot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -93,6 +93,7 @@ class DevicePool:
         if rooms is None:
             rooms = {gpu: room_of(gpu, threads_per_device) for gpu in devices if gpu.type == "cuda"}
         self._rooms = rooms
+        self._shared: set[Slot] = set()  # where a job runs that has not had the device to itself all the time
         self._waiting: deque[_Job] = deque()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -133,7 +134,8 @@ class DevicePool:
             with self._lock:
                 for room in self._rooms.values():
                     room.forget()
-            torch.cuda.empty_cache()  # other processes may want it
+            with suppress(RuntimeError):  # after an error that a GPU does not recover from
+                torch.cuda.empty_cache()  # other processes may want it
 
     def close(self) -> None:
         """Wait for the running jobs, drop those that wait for a slot, end the threads."""
@@ -142,8 +144,8 @@ class DevicePool:
             dropped = list(self._waiting)
             self._waiting.clear()
         for job in dropped:
-            if job.future is not None:
-                job.future.cancel()
+            if job.future is not None and not job.future.cancel():  # it has run, and was to run again
+                job.future.set_exception(RuntimeError("the pool is closed"))
         if self._threads:
             for jobs in self._jobs.values():
                 jobs.put(None)
@@ -162,16 +164,25 @@ class DevicePool:
             if not idle:
                 self._waiting.append(job)
                 return
-            slot = min(reversed(idle), key=lambda slot: self._busy[slot.device])
-            self._idle.remove(slot)
-            self._busy[slot.device] += 1
+            self._begin(job, min(reversed(idle), key=lambda slot: self._busy[slot.device]))
+
+    def _begin(self, job: _Job, slot: Slot) -> None:
+        """Give the job to an idle slot, under the lock."""
+        self._idle.remove(slot)
+        self._busy[slot.device] += 1
+        self._note_sharing(slot.device)
         self._jobs[slot].put(job)
+
+    def _note_sharing(self, device: torch.device) -> None:
+        if self._rooms and self._busy[device] > 1:
+            self._shared |= {slot for slot in self._all if slot.device == device} - set(self._idle)
 
     def _freed(self, slot: Slot) -> _Job | None:
         """The slot's next job, if one waits; else it is idle."""
         with self._lock:
             room = self._rooms.get(slot.device) if self._rooms else None
             if self._waiting and (room is None or self._busy[slot.device] <= room.slots):
+                self._note_sharing(slot.device)
                 return self._waiting.popleft()
             self._busy[slot.device] -= 1
             self._idle.append(slot)
@@ -190,22 +201,23 @@ class DevicePool:
         room = self._rooms.get(slot.device)
         if room is None:
             return False
-        lacks = lacks_memory(found)
-        seen = room.look() if room.may_grow and not lacks else None
+        seen = None
+        if room.may_grow and not isinstance(found, BaseException):
+            with suppress(RuntimeError):  # of a GPU that answers no more
+                seen = room.look()
         with self._lock:
-            busy = self._busy[slot.device]
-            if lacks:
-                again = room.lacked(busy) and not self._closed
+            was_shared, busy = slot in self._shared, self._busy[slot.device]
+            self._shared.discard(slot)
+            if lacks_memory(found):
+                room.lacked(busy)
+                again = was_shared and not self._closed
                 if again:
                     self._waiting.appendleft(job)
                 return again
             if seen is not None:
                 room.ended(busy, seen)
             while self._waiting and (idle := self._with_room()):
-                other = idle[-1]
-                self._idle.remove(other)
-                self._busy[other.device] += 1
-                self._jobs[other].put(self._waiting.popleft())
+                self._begin(self._waiting.popleft(), idle[-1])
         return False
 
     def _serve(self, slot: Slot) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fl_core.execution.fused_level import differs
+from fl_core.execution.fused_level import is_plain
 
 _CACHED_BYTES = 512 << 10
 """Of samples that are brought together at a time."""
@@ -26,7 +26,7 @@ class MaxPool2d(nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Any:
         """`[m, c, h, w]` to `[m, c, h', w']`, or whatever else torch's does."""
-        if differs(input) or self.return_indices or not _is_slow(input):
+        if self.return_indices or not _is_slow(input) or not is_plain(input):
             return super().forward(input)
         geometry = tuple(map(_pair, (self.kernel_size, self.stride, self.padding, self.dilation)))
         return _Pooling.apply(input, geometry, self.ceil_mode)

@@ -52,12 +52,12 @@ def check_finite(reply: State, client: int, round: int) -> None:
     for name, value in as_dict(reply).items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             asked += [(name, extreme) for extreme in torch.aminmax(value)]
-    if not asked:
-        return
-    extremes = [extreme for _, extreme in asked]
-    if extremes[0].is_cuda:
-        extremes = list(torch.stack(extremes).cpu().unbind())
-    for (name, _), extreme in zip(asked, extremes, strict=True):
+    there = [(name, extreme) for name, extreme in asked if extreme.is_cuda]
+    if there:  # of several types perhaps, as they are waited for together
+        fetched = torch.stack([extreme.double() for _, extreme in there]).cpu().unbind()
+        asked = [(name, extreme) for name, extreme in asked if not extreme.is_cuda]
+        asked += [(name, extreme) for (name, _), extreme in zip(there, fetched, strict=True)]
+    for name, extreme in asked:
         if not torch.isfinite(extreme):
             raise NonFiniteReplyError(f"round {round}, client {client}: Reply.{name} holds NaN or inf; {SMALLER}")
 

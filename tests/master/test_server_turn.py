@@ -152,6 +152,18 @@ async def test_a_cancelled_run_ends_a_lead(thread: SideThread) -> None:
     assert not begun[1].is_set()
 
 
+async def test_a_turn_that_waits_for_the_server_s_thread_is_not_taken_after_all(thread: SideThread) -> None:
+    """The run is cancelled before it begins: what the server's thread then saves stays the last word."""
+    taken: list[int] = []
+    turn = turn_of(thread, lambda _: taken.append(1))
+    with thread.lent:
+        slot = in_a_slot(turn)
+        turn.outcome.cancel()
+        turn.over("given up")
+    slot.join(30)
+    assert taken == []
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), StopIteration(3), SystemExit(2)])
 @pytest.mark.parametrize("is_given_up", [False, True])
 async def test_what_a_slot_s_turn_raises_is_the_turn_s(

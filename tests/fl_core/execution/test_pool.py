@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import CancelledError
 
 import pytest
@@ -292,3 +293,68 @@ def test_a_task_without_memory_runs_again_beside_fewer() -> None:
     has_failed.clear()
     assert isinstance(pool.submit(hungry).exception(30), torch.OutOfMemoryError)
     pool.close()
+
+
+def opened_pool() -> DevicePool:
+    """Two slots of a device whose memory decides, both of them open."""
+    pool = DevicePool([CPU], 2, rooms={CPU: Room(2, lambda: Seen(free=100, held=10, used=5))})
+    pool.submit(lambda slot: None).result(30)
+    return pool
+
+
+def test_tasks_that_shared_a_device_all_run_again() -> None:
+    """Both find no memory at once: whoever is heard last looks alone by then, and was not."""
+    pool = opened_pool()
+    both = threading.Barrier(2)
+    tries = Counter[str]()
+
+    def hungry(name: str) -> str:
+        tries[name] += 1
+        if tries[name] == 1:
+            both.wait(30)
+            raise torch.OutOfMemoryError("no memory is left")
+        return name
+
+    futures = [pool.submit(lambda slot, name=name: hungry(name)) for name in "ab"]  # type: ignore[misc]
+    assert [future.result(30) for future in futures] == ["a", "b"]
+    assert tries == {"a": 2, "b": 2}
+    pool.close()
+
+
+def test_a_device_that_answers_no_more_costs_no_thread() -> None:
+    """After some errors a GPU refuses every call: the task's own error is what is told, and the slot lives on."""
+
+    def look() -> Seen:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    pool = DevicePool([CPU], 2, rooms={CPU: Room(2, look)})
+    assert pool.submit(lambda slot: 7).result(30) == 7
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(lambda slot: 1 // 0).result(30)
+    assert pool.submit(lambda slot: 7).result(30) == 7
+    pool.close()
+
+
+def test_a_task_that_was_to_run_again_is_told_when_the_pool_closes() -> None:
+    """It had begun, so it cannot be cancelled; whoever waits for it must not wait for ever."""
+    pool = opened_pool()
+    began, failed, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def greedy(slot: Slot) -> None:
+        began.set()
+        go_on.wait(30)
+
+    def hungry(slot: Slot) -> None:
+        failed.set()
+        raise torch.OutOfMemoryError("no memory is left")
+
+    first = pool.submit(greedy)
+    assert began.wait(30)
+    second = pool.submit(hungry)
+    assert failed.wait(30)
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    assert isinstance(second.exception(30), RuntimeError)
+    go_on.set()
+    first.result(30)
+    closing.join(30)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fl_core.execution import cohort, pooling
 from fl_core.execution.audit import difference_of
@@ -161,6 +162,31 @@ def test_clients_that_are_one_tensor_use_torch_s(monkeypatch: pytest.MonkeyPatch
     with Level(3) as level:
         found = level.stack(layer(level.of(x)))
     assert torch.equal(found, expected)
+    assert kernels.calls == 0
+
+
+# torch compiles its rules for derivatives forward with what it calls deprecated itself.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is")
+def test_transforms_of_torch_use_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Her own torch.func code, and derivatives forward, work as they did."""
+    kernels = Kernels(monkeypatch)
+    x, v = drawn(4, 8, 16, 16), drawn(4, 8, 16, 16).neg()
+    found: list[list[Tensor]] = []
+    for hasten in (False, True):
+        layer = nn.MaxPool2d(2)
+        if hasten:
+            hasten_pooling(layer)
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, v))).tangent
+        found.append(
+            [
+                torch.func.grad(lambda x, layer=layer: layer(x).square().sum())(x),
+                torch.func.vmap(lambda scale, layer=layer: layer(x) * scale)(drawn(3)),
+                torch.func.jvp(layer, (x,), (v,))[1],
+                tangent,
+            ]
+        )
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert kernels.calls == 0
 
 
