@@ -25,7 +25,7 @@ from master.cluster import Lane
 
 CUMULATIVE = ("oracle_calls", "bits_up", "bits_down")
 _NO_ROUND = RuntimeError("there is no round after the last")
-_LED_S = 5e-3
+_LED_S = 20e-3
 """So long a slot may go on by itself before the event loop hears of its rounds; only with rounds that are shorter."""
 
 
